@@ -1,0 +1,1 @@
+"""Bounds on the retrieval error of Gaussian-mixture signatures."""

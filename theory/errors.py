@@ -1,0 +1,23 @@
+"""The one error that bad input raises, everywhere in the project."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Bad input, told in one line: what was given, what was wrong with it, what to do.
+
+    Every check in `theory` and `empirics` raises this and nothing else, so that a caller can tell "your
+    input is wrong" from "our code is wrong", and the command line can print one line and exit with status 2.
+
+    Parameters
+    ----------
+    argument : str
+        Name of the argument, file or configuration key at fault.
+    problem : str
+        What was wrong with it, and what to do about it.
+    """
+
+    def __init__(self, argument: str, problem: str) -> None:
+        self.argument = argument
+        self.problem = problem
+        super().__init__(f"{argument}: {problem}")

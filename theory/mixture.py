@@ -1,0 +1,429 @@
+"""Gaussian components, the signatures made of them, and the rule that retrieves a task from their energies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.linalg import solve_triangular
+
+from theory.bound import Assumption
+from theory.errors import InputError
+
+# Relative asymmetry that is taken for rounding (and averaged away); above it a matrix is refused.
+_ASYMMETRY = 1e-8
+# Scoring whitens blocks of rows whose intermediate products stay in cache and never exceed this many bytes.
+_SCORE_BYTES = 32 * 2**20
+
+
+def _finite(argument: str, values: np.ndarray) -> None:
+    bad = ~np.isfinite(values)
+    if bad.any():
+        where = tuple(int(j) for j in np.argwhere(bad)[0])
+        raise InputError(argument, f"holds {int(bad.sum())} NaN or infinite values, the first at index {where}; remove or mend them")
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """A stack of Gaussians, each factored once.
+
+    Parameters
+    ----------
+    means : (K, d) array
+    covariances : (K, d, d) array
+        Symmetric (to rounding) and positive definite.
+
+    Attributes
+    ----------
+    whiteners : (K, d, d) array
+        Inverse Cholesky factors ``L_k^-1``, lower triangular, so that ``Q_k(x) = |L_k^-1 (x - mu_k)|^2``.
+    log_dets : (K,) array
+        ``log det Lam_k``.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree, a value is NaN or infinite, or a covariance is not symmetric positive definite.
+    """
+
+    means: Float[np.ndarray, "K d"]
+    covariances: Float[np.ndarray, "K d d"]
+    whiteners: Float[np.ndarray, "K d d"] = field(init=False, repr=False)
+    log_dets: Float[np.ndarray, " K"] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        means = np.array(self.means, dtype=np.float64)
+        covariances = np.array(self.covariances, dtype=np.float64)
+        if means.ndim != 2 or 0 in means.shape:
+            raise InputError("means", f"has shape {means.shape}; needs (K, d) with K, d >= 1")
+        K, d = means.shape
+        if covariances.shape != (K, d, d):
+            raise InputError("covariances", f"has shape {covariances.shape}; means of shape {means.shape} need {(K, d, d)}")
+        _finite("means", means)
+        _finite("covariances", covariances)
+        transposed = np.swapaxes(covariances, -1, -2)
+        scale = np.abs(covariances).max(axis=(1, 2))
+        skew = np.abs(covariances - transposed).max(axis=(1, 2))
+        if (skew > _ASYMMETRY * scale).any():
+            k = int(np.argmax(skew - _ASYMMETRY * scale))
+            raise InputError(f"covariances[{k}]", f"is not symmetric (largest difference {skew[k]:.3g}); pass (C + C.T) / 2 if that is meant")
+        covariances = (covariances + transposed) / 2
+        identity = np.eye(d)
+        whiteners = np.empty_like(covariances)
+        log_dets = np.empty(K)
+        for k in range(K):
+            try:
+                factor = np.linalg.cholesky(covariances[k])
+            except np.linalg.LinAlgError:
+                low = float(np.linalg.eigvalsh(covariances[k])[0])
+                raise InputError(
+                    f"covariances[{k}]", f"is not positive definite (smallest eigenvalue {low:.3g}); shrink it or drop the component"
+                ) from None
+            pivots = np.diagonal(factor)
+            # A pivot this small is rounding noise: the factor exists but the energies it gives would be arbitrary.
+            if pivots.min() ** 2 <= 4 * d * np.finfo(np.float64).eps * pivots.max() ** 2:
+                raise InputError(f"covariances[{k}]", "is singular to working precision; shrink it or drop the component")
+            whiteners[k] = solve_triangular(factor, identity, lower=True, check_finite=False)
+            log_dets[k] = 2 * np.log(pivots).sum()
+        for name, value in (("means", means), ("covariances", covariances), ("whiteners", whiteners), ("log_dets", log_dets)):
+            value.flags.writeable = False
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+    @property
+    def dimension(self) -> int:
+        """The embedding dimension d."""
+        return self.means.shape[1]
+
+    def mahalanobis(self, x: Float[np.ndarray, "n d"], components: Int[np.ndarray, " S"] | None = None) -> Float[np.ndarray, "n S"]:
+        """Squared Mahalanobis distances ``Q_k(x)`` of every row to every component, as one product per block of rows.
+
+        Parameters
+        ----------
+        x : (n, d) array
+        components : (S,) int array, optional
+            The components to score; all by default.
+        """
+        chosen = slice(None) if components is None else components
+        whiteners, means = self.whiteners[chosen], self.means[chosen]
+        S, d = means.shape
+        stacked = whiteners.reshape(S * d, d).T
+        # Centring first keeps |L^-1 x| small: whitening far-off rows and subtracting would cancel digits.
+        centre = means.mean(axis=0)
+        offset = np.einsum("kij,kj->ki", whiteners, means - centre).reshape(S * d)
+        out = np.empty((x.shape[0], S))
+        rows = max(1, _SCORE_BYTES // (8 * S * d))
+        for start in range(0, x.shape[0], rows):
+            white = (x[start : start + rows] - centre) @ stacked
+            white -= offset
+            white = white.reshape(-1, S, d)
+            out[start : start + rows] = np.einsum("nkd,nkd->nk", white, white)
+        return out
+
+    def energies(self, x: Float[np.ndarray, "n d"], components: Int[np.ndarray, " S"] | None = None) -> Float[np.ndarray, "n S"]:
+        """Energies ``Q_k(x) + log det Lam_k`` (minus twice the log-density, up to a constant)."""
+        chosen = slice(None) if components is None else components
+        return self.mahalanobis(x, components) + self.log_dets[chosen]
+
+
+@dataclass(frozen=True)
+class Signatures:
+    """The Gaussian-mixture signatures of all tasks, their components in one list.
+
+    Parameters
+    ----------
+    means : (K, d) array
+    covariances : (K, d, d) array
+    task : (K,) int array
+        Task of each component, numbered 0 to m - 1, every task with at least one component.
+    weights : (K,) array, optional
+        Mixture weights within each task (normalised here). When given, energies include ``-2 log pi``.
+    counts : (K,) int array, optional
+        Samples from which each component was estimated; finite-sample statements need them.
+    names : tuple of str, optional
+        Task names; ``("0", "1", ...)`` by default.
+
+    Raises
+    ------
+    InputError
+        As `Gaussians`, and for task numbers with gaps, a single task, weights that are not positive, or duplicate names.
+    """
+
+    means: Float[np.ndarray, "K d"]
+    covariances: Float[np.ndarray, "K d d"]
+    task: Int[np.ndarray, " K"]
+    weights: Float[np.ndarray, " K"] | None = None
+    counts: Int[np.ndarray, " K"] | None = None
+    names: tuple[str, ...] = ()
+    gaussians: Gaussians = field(init=False, repr=False)
+    constants: Float[np.ndarray, " K"] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        gaussians = Gaussians(self.means, self.covariances)
+        K = len(gaussians)
+        task = np.asarray(self.task)
+        if task.shape != (K,) or not np.issubdtype(task.dtype, np.integer):
+            raise InputError("task", f"has shape {task.shape} and dtype {task.dtype}; needs one integer for each of the {K} components")
+        task = task.astype(np.int64)
+        present = np.unique(task)
+        m = int(present[-1]) + 1
+        if present[0] != 0 or present.size != m:
+            raise InputError("task", f"numbers {present.tolist()} are not 0 to m - 1 without gaps; renumber the tasks")
+        if m < 2:
+            raise InputError("task", "names one task only; retrieval needs at least two")
+        constants = gaussians.log_dets
+        weights = self.weights
+        if weights is not None:
+            weights = np.array(weights, dtype=np.float64)
+            if weights.shape != (K,):
+                raise InputError("weights", f"has shape {weights.shape}; needs ({K},)")
+            _finite("weights", weights)
+            if (weights <= 0).any():
+                raise InputError("weights", f"entry {int(np.argmin(weights))} is not positive; drop components of no weight")
+            weights = weights / np.bincount(task, weights)[task]
+            constants = constants - 2 * np.log(weights)
+        counts = self.counts
+        if counts is not None:
+            counts = np.array(counts)
+            if counts.shape != (K,) or not np.issubdtype(counts.dtype, np.integer) or (counts < 1).any():
+                raise InputError("counts", f"needs {K} positive integers")
+        names = self.names or tuple(str(k) for k in range(m))
+        if len(names) != m:
+            raise InputError("names", f"has {len(names)} names for {m} tasks")
+        if len(set(names)) != m:
+            raise InputError("names", f"holds the duplicate task name {sorted(n for n in names if names.count(n) > 1)[0]!r}")
+        for name, value in (
+            ("means", gaussians.means),
+            ("covariances", gaussians.covariances),
+            ("task", task),
+            ("weights", weights),
+            ("counts", counts),
+            ("names", tuple(names)),
+            ("gaussians", gaussians),
+            ("constants", constants),
+        ):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+    @property
+    def dimension(self) -> int:
+        """The embedding dimension d."""
+        return self.means.shape[1]
+
+    @property
+    def tasks(self) -> int:
+        """The number of tasks m."""
+        return len(self.names)
+
+    def wrong(self, task: int) -> Int[np.ndarray, " S"]:
+        """Indices of the components of every other task."""
+        return np.flatnonzero(self.task != task)
+
+    def own(self, task: int) -> Int[np.ndarray, " S"]:
+        """Indices of the components of one task."""
+        return np.flatnonzero(self.task == task)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A retrieval rule: the task of least score wins, a task's score being the least over its components.
+
+    With no background the score of component s is its energy ``E_s = Q_s + log det Lam_s`` (the published rule "max").
+    With a background, one Gaussian per embedding space, the background's energy in the same space is subtracted; the
+    score is then invariant under any invertible affine map of each space. In one shared space it changes nothing.
+
+    Parameters
+    ----------
+    signatures : Signatures
+    background : Gaussians, optional
+        One Gaussian per task's embedding space, in task order.
+
+    Raises
+    ------
+    InputError
+        If the background does not hold one Gaussian per task, or lives in another dimension.
+    """
+
+    signatures: Signatures
+    background: Gaussians | None = None
+
+    def __post_init__(self) -> None:
+        if self.background is None:
+            return
+        if len(self.background) != self.signatures.tasks:
+            raise InputError("background", f"holds {len(self.background)} Gaussians; needs one for each of {self.signatures.tasks} tasks")
+        if self.background.dimension != self.signatures.dimension:
+            raise InputError("background", f"has dimension {self.background.dimension}; signatures have {self.signatures.dimension}")
+
+    def spaces(self, shared: bool) -> int:
+        """The number of embedding spaces a query must be given in: 1 if shared, else one per task."""
+        return 1 if shared else self.signatures.tasks
+
+    def scores(self, x: Float[np.ndarray, "n S d"]) -> Float[np.ndarray, "n K"]:
+        """Score of every component for every query.
+
+        Parameters
+        ----------
+        x : (n, S, d) array
+            Each query embedded in every task's space (S = m), or in one shared space (S = 1).
+
+        Raises
+        ------
+        InputError
+            If the shape does not fit or a value is NaN or infinite.
+        """
+        x = np.asarray(x, dtype=np.float64)
+        signatures = self.signatures
+        if x.ndim != 3 or x.shape[1] not in (1, signatures.tasks) or x.shape[2] != signatures.dimension:
+            raise InputError(
+                "queries", f"has shape {x.shape}; needs (n, 1, {signatures.dimension}) or (n, {signatures.tasks}, {signatures.dimension})"
+            )
+        _finite("queries", x)
+        if x.shape[1] == 1:
+            # One space: a background would shift all components alike, so it is left out rather than cancelled.
+            return signatures.gaussians.mahalanobis(x[:, 0]) + signatures.constants
+        out = np.empty((x.shape[0], len(signatures)))
+        for k in range(signatures.tasks):
+            own = signatures.own(k)
+            out[:, own] = signatures.gaussians.mahalanobis(x[:, k], own) + signatures.constants[own]
+            if self.background is not None:
+                out[:, own] -= self.background.energies(x[:, k], np.array([k]))
+        return out
+
+    def task_scores(self, scores: Float[np.ndarray, "n K"]) -> Float[np.ndarray, "n m"]:
+        """Least score over each task's components."""
+        order = np.argsort(self.signatures.task, kind="stable")
+        starts = np.searchsorted(self.signatures.task[order], np.arange(self.signatures.tasks))
+        return np.minimum.reduceat(scores[:, order], starts, axis=1)
+
+    def retrieve(self, x: Float[np.ndarray, "n S d"]) -> Int[np.ndarray, " n"]:
+        """The retrieved task of every query, one sample at a time (no score is shared between queries)."""
+        return np.argmin(self.task_scores(self.scores(x)), axis=1)
+
+
+@dataclass(frozen=True)
+class QueryLaw:
+    """The law that a bound assumes of a test input; kept apart from the signature that the rule scores with.
+
+    A finite mixture of Gaussian components, each over the embedding of a query in every space, stacked: ``S = 1``
+    shared space (level A4), or ``S = m`` spaces (level A3, or A2 if only the marginals are used).
+
+    Parameters
+    ----------
+    means : (C, S, d) array
+    covariances : (C, S * d, S * d) array
+        Joint covariance over the stacked spaces.
+    task : (C,) int array
+        True task of each query component.
+    cluster : (C,) int array
+        The true cluster (index of a signature component) that the query component refines.
+    weights : (C,) array
+        Probability of each query component in the traffic that "overall" refers to; normalised to sum to one.
+    name : str
+        How the law was obtained, for reports.
+
+    Raises
+    ------
+    InputError
+        For shapes that disagree, NaN, covariances that are not positive definite, or weights that are not positive.
+    """
+
+    means: Float[np.ndarray, "C S d"]
+    covariances: Float[np.ndarray, "C D D"]
+    task: Int[np.ndarray, " C"]
+    cluster: Int[np.ndarray, " C"]
+    weights: Float[np.ndarray, " C"]
+    name: str = "given"
+    factors: Float[np.ndarray, "C D D"] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        means = np.array(self.means, dtype=np.float64)
+        covariances = np.array(self.covariances, dtype=np.float64)
+        if means.ndim != 3 or 0 in means.shape:
+            raise InputError("query means", f"has shape {means.shape}; needs (C, S, d)")
+        C, S, d = means.shape
+        if covariances.shape != (C, S * d, S * d):
+            raise InputError("query covariances", f"has shape {covariances.shape}; means of shape {means.shape} need {(C, S * d, S * d)}")
+        _finite("query means", means)
+        _finite("query covariances", covariances)
+        task, cluster = np.asarray(self.task), np.asarray(self.cluster)
+        weights = np.array(self.weights, dtype=np.float64)
+        for name, value in (("query task", task), ("query cluster", cluster), ("query weights", weights)):
+            if value.shape != (C,):
+                raise InputError(name, f"has shape {value.shape}; needs ({C},)")
+        if not np.isfinite(weights).all() or (weights <= 0).any():
+            raise InputError("query weights", "must be positive and finite; drop components of no weight")
+        covariances = (covariances + np.swapaxes(covariances, -1, -2)) / 2
+        try:
+            factors = np.linalg.cholesky(covariances)
+        except np.linalg.LinAlgError:
+            low = np.linalg.eigvalsh(covariances)[:, 0]
+            c = int(np.argmin(low))
+            raise InputError(f"query covariances[{c}]", f"is not positive definite (smallest eigenvalue {low[c]:.3g}); shrink it") from None
+        for name, value in (
+            ("means", means),
+            ("covariances", covariances),
+            ("task", task.astype(np.int64)),
+            ("cluster", cluster.astype(np.int64)),
+            ("weights", weights / weights.sum()),
+            ("factors", factors),
+        ):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+    @property
+    def shared(self) -> bool:
+        """Whether all tasks share one embedding (level A4)."""
+        return self.means.shape[1] == 1
+
+    @property
+    def level(self) -> Assumption:
+        """The level at which joint statements hold under this law."""
+        return Assumption.A4 if self.shared else Assumption.A3
+
+    def members(self, task: int | None = None, cluster: int | None = None) -> Bool[np.ndarray, " C"]:
+        """Mask of the components of a task or of a cluster (all, if neither is given)."""
+        keep = np.ones(len(self), dtype=bool)
+        if task is not None:
+            keep &= self.task == task
+        if cluster is not None:
+            keep &= self.cluster == cluster
+        return keep
+
+    def sample(self, n: int, rng: np.random.Generator) -> tuple[Float[np.ndarray, "n S d"], Int[np.ndarray, " n"]]:
+        """Draw n independent queries; returns them with the component that each came from."""
+        labels = np.sort(rng.choice(len(self), size=n, p=self.weights))
+        C, S, d = self.means.shape
+        z = rng.standard_normal((n, S * d))
+        edges = np.searchsorted(labels, np.arange(C + 1))
+        for c in range(C):
+            block = slice(edges[c], edges[c + 1])
+            z[block] = z[block] @ self.factors[c].T
+        return z.reshape(n, S, d) + self.means[labels], labels
+
+
+def well_specified(signatures: Signatures, task_weights: Float[np.ndarray, " m"] | None = None) -> QueryLaw:
+    """The query law that coincides with the signatures, in one shared space.
+
+    Components of a task are weighted by ``signatures.weights``, or equally if there are none; tasks by `task_weights`,
+    or equally.
+    """
+    within = signatures.weights
+    if within is None:
+        within = 1 / np.bincount(signatures.task)[signatures.task]
+    across = np.full(signatures.tasks, 1 / signatures.tasks) if task_weights is None else np.asarray(task_weights, dtype=np.float64)
+    return QueryLaw(
+        means=signatures.means[:, None, :],
+        covariances=signatures.covariances,
+        task=signatures.task,
+        cluster=np.arange(len(signatures)),
+        weights=within * across[signatures.task],
+        name="well-specified",
+    )
