@@ -102,39 +102,45 @@ def _contour(law: QuadraticLaw) -> tuple[Float[np.ndarray, " P"], Float[np.ndarr
     _, second, third = law.laplace_derivatives(theta0)
     second, third = second + 1 / theta0**2, third - 2 / theta0**3
     width = 1 / np.sqrt(second)
-    # The steepest-descent path leaves the saddle as x = y^2 K''' / (6 K''); a hyperbola with that curvature follows it.
-    bend = np.sign(third) * _BEND
+    # The steepest-descent path leaves the saddle as x = y^2 K_3 / (6 K_2); a hyperbola with that curvature follows it.
     with np.errstate(divide="ignore"):
-        reach = 3 * _BEND * second / np.abs(third)
-    # Far out, exp(-slope theta) decides: a path that bends where that grows would not close.
-    slope = -law.completed_constant()
-    bend = np.where((law.s == 0) & (bend * slope > 0), 0.0, bend)
-    reach = np.where(np.isfinite(reach), reach, 1.0)
-    bend = np.where(np.isfinite(1 / np.maximum(np.abs(third), 1e-300)), bend, 0.0)
+        reach = np.minimum(3 * _BEND * second / np.abs(third), 1e150 * width)
     base = law.log_laplace(theta0[:, None])[:, 0] - np.log(theta0)
+    total = np.full(len(law), np.nan)
+    error = np.full(len(law), np.inf)
+    # Where the local curvature points the wrong way (a path on which the integrand grows far out does not close, and
+    # shows in the error estimate), the vertical line and then the other bend are tried.
+    for sign in (1.0, 0.0, -1.0):
+        rows = np.flatnonzero(~(error <= _TOLERATED))
+        if rows.size == 0:
+            break
+        path = (theta0[rows], width[rows], sign * np.sign(third[rows]) * _BEND, reach[rows], base[rows])
+        total[rows], error[rows] = _integrate(law[rows], path)
+    # Doubling squares the error of a geometrically convergent rule, so the last change overestimates what is left.
+    error = np.maximum(error, 1e-13) + law.rounding(theta0) + 4e-16 * np.abs(base)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        log_p = np.where(error < 1, base + np.log(total / np.pi), np.nan)
+    bad = ~np.isfinite(log_p)
+    return np.where(bad, 0.0, log_p), np.where(bad, np.inf, error)
 
-    path = (theta0, width, bend, reach, base)
+
+def _integrate(law: QuadraticLaw, path: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Double the nodes until two answers agree; returns the integral and its relative change at the last doubling."""
     end = _truncation(law, path)
     total = np.full(len(law), np.nan)
     error = np.full(len(law), np.inf)
     live = np.arange(len(law))
-    previous = np.full(len(law), np.nan)
     nodes = _FIRST_NODES
     while live.size and nodes <= _MOST_NODES:
         current = _trapezoid(law, path, end, live, nodes)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            change = np.abs(current - previous[live]) / np.abs(current)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            change = np.abs(current - total[live]) / np.abs(current)
         error[live] = np.where(np.isfinite(change) & (current > 0), change, np.inf)
         total[live] = current
-        previous[live] = current
-        live = live[~(error[live] <= _ACCEPTED)]
+        # An integral that is not finite on a path will not become so with more nodes.
+        live = live[~(error[live] <= _ACCEPTED) & np.isfinite(current)]
         nodes *= 2
-    # Doubling squares the error of a geometrically convergent rule, so the last change overestimates what is left.
-    error = np.maximum(error, 1e-13) + law.rounding(theta0) + 4e-16 * np.abs(base)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        log_p = base + np.log(total / np.pi)
-    bad = ~np.isfinite(log_p)
-    return np.where(bad, 0.0, log_p), np.where(bad, np.inf, error)
+    return total, error
 
 
 def _path_values(law: QuadraticLaw, path: tuple[np.ndarray, ...], rows: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -148,7 +154,7 @@ def _path_values(law: QuadraticLaw, path: tuple[np.ndarray, ...], rows: np.ndarr
     velocity = (bend * y / h + 1j) * dy
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.exp(law[rows].log_laplace(theta) - np.log(theta) - base) * velocity
-    return values.imag
+    return np.nan_to_num(values.imag, nan=np.inf)
 
 
 def _truncation(law: QuadraticLaw, path: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -175,7 +181,8 @@ def _trapezoid(law: QuadraticLaw, path: tuple[np.ndarray, ...], end: np.ndarray,
     for start in range(0, rows.size, step):
         part = rows[start : start + step]
         u = end[part][:, None] * fractions
-        out[start : start + step] = (_path_values(law, path, part, u) @ weights) * end[part] / nodes
+        with np.errstate(invalid="ignore", over="ignore"):
+            out[start : start + step] = (_path_values(law, path, part, u) @ weights) * end[part] / nodes
     return out
 
 

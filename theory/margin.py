@@ -1,0 +1,165 @@
+"""From signatures, a rule and a query law to the laws of all margins (theory.md, section 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from theory.errors import InputError
+from theory.mixture import QueryLaw, Rule
+from theory.quadratic import QuadraticLaw
+
+# Bytes of dense forms that are decomposed at once.
+_CHUNK_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Laws of the margins of every (query component, wrong component) pair.
+
+    A query of component c errs only if, for some wrong component s, ``score_s(v_i) <= score_t(u)`` for *every* true
+    component t; so the pair with any one fixed reference t bounds it. The reference is the component of least expected
+    score under c, which depends on the laws alone.
+
+    Attributes
+    ----------
+    component, wrong : (P,) int arrays
+        Query component and wrong signature component of each pair.
+    reference : (C,) int array
+        Reference component of each query component.
+    margin : QuadraticLaw
+        ``M = score_s(v_i) - score_t(u)`` of each pair; an error needs ``M <= 0``. Joint law: level A3 or A4.
+    own : QuadraticLaw
+        ``score_t(u)`` of each query component (marginal law: level A2).
+    other : QuadraticLaw
+        ``score_s(v_i)`` of each pair (marginal law: level A2).
+    single : (C,) bool array
+        Whether the true task has one component only, so that ``M <= 0`` for a pair *implies* an error.
+    """
+
+    component: Int[np.ndarray, " P"]
+    wrong: Int[np.ndarray, " P"]
+    reference: Int[np.ndarray, " C"]
+    margin: QuadraticLaw
+    own: QuadraticLaw
+    other: QuadraticLaw
+    single: np.ndarray
+
+
+def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = None) -> Margins:
+    """Laws of all margins of a rule under a query law.
+
+    Parameters
+    ----------
+    rule : Rule
+    law : QueryLaw
+        In one shared space, or in one space per task.
+    advance : callable, optional
+        Told the number of query components just done.
+
+    Raises
+    ------
+    InputError
+        If the law's dimension, number of spaces or task numbers do not fit the signatures.
+    """
+    signatures = rule.signatures
+    C, S, d = law.means.shape
+    if d != signatures.dimension:
+        raise InputError("query law", f"has dimension {d}; signatures have {signatures.dimension}")
+    if S not in (1, signatures.tasks):
+        raise InputError("query law", f"lives in {S} spaces; needs 1 (shared) or one for each of {signatures.tasks} tasks")
+    if law.task.min() < 0 or law.task.max() >= signatures.tasks:
+        raise InputError("query task", f"holds task {int(law.task.max())}; signatures know 0 to {signatures.tasks - 1}")
+    reference = np.empty(C, dtype=np.int64)
+    own, other, margin, component, wrong = [], [], [], [], []
+    for c in range(C):
+        k = int(law.task[c])
+        if S == 1:
+            factor = law.factors[c]
+            mine = signatures.own(k)
+            u_forms = _forms(rule, mine, None, law.means[c, 0], factor)
+            t = int(np.argmin(_mean(u_forms)))
+            u = tuple(part[t] for part in u_forms)
+            foes = signatures.wrong(k)
+            v_forms = _forms(rule, foes, None, law.means[c, 0], factor)
+            other.append(_laws(v_forms))
+            margin.append(_laws((v_forms[0] - u[0], v_forms[1] - u[1], v_forms[2] - u[2])))
+            component.append(np.full(foes.size, c))
+            wrong.append(foes)
+        else:
+            block_k = slice(k * d, (k + 1) * d)
+            factor_u = np.linalg.cholesky(law.covariances[c][block_k, block_k])
+            mine = signatures.own(k)
+            u_forms = _forms(rule, mine, k, law.means[c, k], factor_u)
+            t = int(np.argmin(_mean(u_forms)))
+            u = tuple(part[t] for part in u_forms)
+            for i in range(S):
+                if i == k:
+                    continue
+                block_i = slice(i * d, (i + 1) * d)
+                pick = np.r_[block_k, block_i]
+                joint = np.linalg.cholesky(law.covariances[c][np.ix_(pick, pick)])
+                foes = signatures.own(i)
+                v_joint = _forms(rule, foes, i, law.means[c, i], joint[d:])
+                A, b = v_joint[0].copy(), v_joint[1].copy()
+                A[:, :d, :d] -= u[0]
+                b[:, :d] -= u[1]
+                margin.append(_laws((A, b, v_joint[2] - u[2])))
+                marginal = np.linalg.cholesky(law.covariances[c][block_i, block_i])
+                other.append(_laws(_forms(rule, foes, i, law.means[c, i], marginal)))
+                component.append(np.full(foes.size, c))
+                wrong.append(foes)
+        reference[c] = mine[t]
+        own.append(_laws(tuple(part[None] for part in u)))
+        if advance is not None:
+            advance(1)
+    sizes = np.bincount(signatures.task)
+    return Margins(
+        component=np.concatenate(component),
+        wrong=np.concatenate(wrong),
+        reference=reference,
+        margin=_join(margin),
+        own=_join(own),
+        other=_join(other),
+        single=sizes[law.task] == 1,
+    )
+
+
+_Forms = tuple[Float[np.ndarray, "n D D"], Float[np.ndarray, "n D"], Float[np.ndarray, " n"]]
+
+
+def _forms(rule: Rule, components: np.ndarray, space: int | None, mean: np.ndarray, factor: np.ndarray) -> _Forms:
+    """Scores of some components as quadratic forms in z, for a query ``mean + factor z``, factor (d, D)."""
+    signatures = rule.signatures
+    whiteners = signatures.gaussians.whiteners[components]
+    F = whiteners @ factor
+    a = np.einsum("nij,nj->ni", whiteners, mean - signatures.means[components])
+    A = np.swapaxes(F, -1, -2) @ F
+    b = 2 * np.einsum("nij,ni->nj", F, a)
+    c = np.einsum("ni,ni->n", a, a) + signatures.constants[components]
+    if rule.background is not None and space is not None:
+        whitener = rule.background.whiteners[space]
+        F0 = whitener @ factor
+        a0 = whitener @ (mean - rule.background.means[space])
+        A = A - F0.T @ F0
+        b = b - 2 * F0.T @ a0
+        c = c - a0 @ a0 - rule.background.log_dets[space]
+    return A, b, c
+
+
+def _mean(forms: _Forms) -> np.ndarray:
+    return forms[2] + np.trace(forms[0], axis1=-2, axis2=-1)
+
+
+def _laws(forms: _Forms) -> QuadraticLaw:
+    A, b, c = forms
+    rows = max(1, _CHUNK_BYTES // (8 * A.shape[-1] ** 2))
+    parts = [QuadraticLaw.of_forms(A[j : j + rows], b[j : j + rows], c[j : j + rows]) for j in range(0, A.shape[0], rows)]
+    return parts[0] if len(parts) == 1 else _join(parts)
+
+
+def _join(laws: list[QuadraticLaw]) -> QuadraticLaw:
+    return QuadraticLaw(*(np.concatenate([getattr(law, name) for law in laws]) for name in ("w", "g", "s", "c")))
