@@ -1,0 +1,174 @@
+"""Adapters: a selective composition of earlier tasks' rank-one units plus new ones (pipeline.md, section 1).
+
+The adapted weight of task k is ``W0 + sum_j s_kj b_j a_j' + alpha sum_r b_r a_r'``. Folded, that is one low-rank update of
+rank (pool + new), which is how it is applied and how it is saved for PEFT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from empirics.backbone import Backbone
+from empirics.record import read_json, read_tensors, write_json, write_tensors
+from theory.errors import InputError
+
+
+@dataclass(frozen=True)
+class Units:
+    """Rank-one units ``b_j a_j'`` of one projection.
+
+    Attributes
+    ----------
+    a : (units, in) float32 array
+    b : (units, out) float32 array
+    """
+
+    a: Float[np.ndarray, "units in"]
+    b: Float[np.ndarray, "units out"]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The adapter of one task; immutable, so that its embeddings never change afterwards.
+
+    Attributes
+    ----------
+    task : str
+    alpha : float
+    new : dict from projection name to Units
+        The task's own units, unscaled.
+    composition : dict from projection name to (pool,) array
+        The scalars ``s_k`` on the pool's units.
+    folded : dict from projection name to Units
+        The whole update ``sum_j b_j a_j'`` with all scales inside b.
+    """
+
+    task: str
+    alpha: float
+    new: Mapping[str, Units]
+    composition: Mapping[str, Float[np.ndarray, " pool"]]
+    folded: Mapping[str, Units]
+
+
+def pool_units(adapters: Sequence[Adapter], name: str, sizes: tuple[int, int]) -> Units:
+    """All units of earlier tasks in one projection of size (in, out), oldest first; empty for the first task."""
+    if not adapters:
+        return Units(np.zeros((0, sizes[0]), np.float32), np.zeros((0, sizes[1]), np.float32))
+    return Units(np.concatenate([x.new[name].a for x in adapters]), np.concatenate([x.new[name].b for x in adapters]))
+
+
+def fold(pool: Units, s: Float[np.ndarray, " pool"], new: Units, alpha: float) -> Units:
+    """The update as one list of units, scales folded into b."""
+    return Units(np.concatenate([pool.a, new.a]), np.concatenate([pool.b * s[:, None], new.b * np.float32(alpha)]))
+
+
+def low_rank(base: nn.Linear, a: torch.Tensor, b: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """``base(x) + (x a') b``: the update is never formed as a matrix."""
+    return base(x) + (x @ a.T) @ b
+
+
+class LowRankLinear(nn.Module):
+    """A frozen linear map plus ``(x A') B'``; A (units, in) and B (units, out) are given from outside."""
+
+    def __init__(self, base: nn.Linear, a: torch.Tensor, b: torch.Tensor) -> None:
+        super().__init__()
+        self.base, self.a, self.b = base, a, b
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply base and update."""
+        return low_rank(self.base, self.a, self.b, x)
+
+
+@contextmanager
+def installed(backbone: Backbone, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Put modules in the place of projections, and put the projections back whatever happens."""
+    before = {name: backbone.model.get_submodule(name) for name in modules}
+    try:
+        for name, module in modules.items():
+            _place(backbone.model, name, module)
+        yield
+    finally:
+        for name, module in before.items():
+            _place(backbone.model, name, module)
+
+
+def _place(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+@contextmanager
+def active(backbone: Backbone, adapter: Adapter | None) -> Iterator[None]:
+    """Run the backbone under an adapter (or none); its base weights are never written."""
+    modules = {}
+    for name, units in (adapter.folded if adapter else {}).items():
+        base = backbone.model.get_submodule(name)
+        a, b = torch.from_numpy(units.a).to(backbone.device), torch.from_numpy(units.b).to(backbone.device)
+        modules[name] = LowRankLinear(base, a, b)
+    with installed(backbone, modules):
+        yield
+
+
+def principal_angles(adapter: Adapter, earlier: Sequence[Adapter]) -> dict[str, float]:
+    """Smallest principal angle, in degrees, between the spans of new and earlier ``a`` in each projection (90 if none)."""
+    out = {}
+    for name, units in adapter.new.items():
+        if not earlier:
+            out[name] = 90.0
+            continue
+        new = np.linalg.qr(units.a.T.astype(np.float64))[0]
+        old = np.linalg.qr(np.concatenate([x.new[name].a for x in earlier]).T.astype(np.float64))[0]
+        out[name] = float(np.degrees(np.arccos(min(1.0, np.linalg.norm(old.T @ new, 2)))))
+    return out
+
+
+def save_adapter(folder: Path, adapter: Adapter) -> None:
+    """Write a PEFT LoRA folder (composition folded in) and, beside it, what `load_adapter` needs to restore it bit for bit."""
+    from peft import LoraConfig
+
+    names = sorted(adapter.folded)
+    rank = adapter.folded[names[0]].a.shape[0]
+    # lora_alpha = r makes PEFT's scaling one; the module names are complete, so no other layer can match.
+    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=names, inference_mode=True).to_dict()
+    write_json(folder / "adapter_config.json", {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()})
+    tensors = {}
+    for name in names:
+        tensors[f"base_model.model.{name}.lora_A.weight"] = adapter.folded[name].a
+        tensors[f"base_model.model.{name}.lora_B.weight"] = adapter.folded[name].b.T
+    write_tensors(folder / "adapter_model.safetensors", tensors)
+    own: dict[str, np.ndarray] = {"alpha": np.array(adapter.alpha)}
+    for name in names:
+        own |= {f"{name}.a": adapter.new[name].a, f"{name}.b": adapter.new[name].b, f"{name}.s": adapter.composition[name]}
+        own |= {f"{name}.folded_a": adapter.folded[name].a, f"{name}.folded_b": adapter.folded[name].b}
+    write_tensors(folder / "composition.safetensors", own)
+    write_json(folder / "composition.json", {"task": adapter.task, "projections": names})
+
+
+def load_adapter(folder: Path) -> Adapter:
+    """Restore an adapter that `save_adapter` wrote.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or corrupt.
+    """
+    about, own = read_json(folder / "composition.json"), read_tensors(folder / "composition.safetensors")
+    try:
+        names = about["projections"]
+        return Adapter(
+            about["task"],
+            float(own["alpha"]),
+            {n: Units(own[f"{n}.a"], own[f"{n}.b"]) for n in names},
+            {n: own[f"{n}.s"] for n in names},
+            {n: Units(own[f"{n}.folded_a"], own[f"{n}.folded_b"]) for n in names},
+        )
+    except KeyError as error:
+        raise InputError(str(folder), f"lacks {error} and cannot be restored") from None

@@ -1,0 +1,175 @@
+"""What a run is: validated settings, read from a preset, a YAML or TOML file, and overrides, in that order."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from theory.errors import InputError
+
+
+class Group(BaseModel):
+    """A group of settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StreamConfig(Group):
+    """Which tasks, and how many documents of each class go to each part (caps; a small class is dealt in proportion)."""
+
+    name: Literal["text-5t", "news-4t"] = Field("text-5t", description="stream of tasks")
+    train_per_class: int = Field(48, ge=4, description="documents a class that train adapters and fit signatures")
+    query_per_class: int = Field(72, ge=4, description="held-out documents a class that give the query law and L8")
+    test_per_class: int = Field(48, ge=1, description="held-out documents a class that measure error, and nothing else")
+    reservoir_per_class: int = Field(10, ge=1, description="unlabelled documents a class that fit projections and background")
+    classes_per_task: int | None = Field(None, ge=2, description="keep only the first so many classes of a task")
+
+
+class BackboneConfig(Group):
+    """The frozen encoder."""
+
+    path: Path | None = Field(None, description="folder that AutoModel can load; the packaged all-MiniLM-L6-v2 if null")
+    max_length: int = Field(48, ge=4, le=512, description="tokens a document is cut to")
+    adapted_layers: int = Field(3, ge=1, description="last so many layers carry adapters")
+    normalize: bool = Field(True, description="scale pooled embeddings to unit length")
+    batch_size: int = Field(64, ge=1, description="documents embedded at once")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
+
+
+class AdapterConfig(Group):
+    """The low-rank update of a task."""
+
+    rank: int = Field(8, ge=1, description="new rank-one units a projection")
+    targets: tuple[str, ...] = Field(("query", "value"), min_length=1, description="adapted projections of each layer")
+    alpha: float = Field(1.0, gt=0, le=1, description="scale of the new units")
+    compose: bool = Field(True, description="compose the earlier tasks' units with learned scalars")
+    l1: float = Field(1e-2, ge=0, description="elastic net on the scalars: soft threshold a step, times the learning rate")
+    l2: float = Field(1e-2, ge=0, description="elastic net on the scalars: shrinkage a step, times the learning rate")
+    orthogonality: float = Field(1.0, ge=0, description="weight of the penalty on overlap of new units with the pool's span")
+
+
+class TrainingConfig(Group):
+    """How an adapter is trained."""
+
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(32, ge=2)
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="fraction of the steps")
+    temperature: float = Field(0.05, gt=0, description="of the cosine head")
+
+
+class SignatureConfig(Group):
+    """What summarises a task."""
+
+    clusters: Literal["class", "task"] = Field("class", description="one Gaussian a class, or one a task")
+    covariance: Literal["ledoit-wolf", "oas"] = Field("ledoit-wolf", description="shrinkage estimator")
+    dimension: int = Field(32, ge=1, description="principal components of the reservoir that signatures live in")
+
+
+class QueryLawConfig(Group):
+    """What bounds assume of a query; fitted to its own held-out part."""
+
+    samples_per_component: int = Field(24, ge=2, description="one Gaussian inside a cluster for so many samples")
+    covariance: Literal["diagonal", "ledoit-wolf"] = Field("diagonal", description="covariance of a component")
+
+
+class BoundsConfig(Group):
+    """How bounds are computed and judged."""
+
+    arm: Literal["paper", "ratio", "frozen"] = Field("frozen", description="retrieval whose bounds head the report")
+    confidence: float = Field(0.95, gt=0, lt=1, description="of intervals, simulations and certificates")
+    simulations: int = Field(100_000, ge=1000, description="draws from a query law")
+
+
+class RunConfig(Group):
+    """All settings of a run."""
+
+    seed: int = Field(0, ge=0)
+    threads: int | None = Field(None, ge=1, description="computing threads; all cores if null")
+    stream: StreamConfig = StreamConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    training: TrainingConfig = TrainingConfig()
+    signature: SignatureConfig = SignatureConfig()
+    query_law: QueryLawConfig = QueryLawConfig()
+    bounds: BoundsConfig = BoundsConfig()
+
+
+def presets() -> list[str]:
+    """Names of the shipped presets."""
+    return sorted(p.name.removesuffix(".yaml") for p in resources.files("empirics").joinpath("configs").iterdir() if p.name.endswith(".yaml"))
+
+
+def load_config(path: Path | None = None, preset: str = "default", overrides: Sequence[str] = ()) -> RunConfig:
+    """Settings from a preset, then a YAML or TOML file, then overrides such as ``training.epochs=2``.
+
+    Raises
+    ------
+    InputError
+        For an unknown preset or key (dotted, with the closest known one), a value out of range, or a malformed file.
+    """
+    if preset not in presets():
+        raise InputError("--preset", f"{preset!r} is unknown; choose from {', '.join(presets())}")
+    data = yaml.safe_load(resources.files("empirics").joinpath("configs", f"{preset}.yaml").read_text("utf-8")) or {}
+    if path is not None:
+        data = _merged(data, _read(path))
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise InputError("--set", f"{item!r} has no '='; write group.key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError("--set", f"the value of {key} is not YAML: {text!r}") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        data = _merged(data, value)
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            key = ".".join(str(p) for p in item["loc"])
+            if item["type"] == "extra_forbidden":
+                close = difflib.get_close_matches(key, _keys(RunConfig), 1)
+                problems.append(f"unknown key {key}" + (f" (did you mean {close[0]}?)" if close else ""))
+            else:
+                problems.append(f"{key}: {item['msg']}, got {item['input']!r}")
+        raise InputError(str(path) if path else "configuration", "; ".join(problems)) from None
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    out = []
+    for name, info in model.model_fields.items():
+        out.append(prefix + name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            out += _keys(info.annotation, f"{prefix}{name}.")
+    return out
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text("utf-8")
+        data = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise InputError(str(path), f"is not valid YAML or TOML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise InputError(str(path), "holds no table of settings")
+    return data
+
+
+def _merged(base: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in new.items():
+        out[key] = _merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out

@@ -1,0 +1,174 @@
+"""What a run writes, and how: whole files or none, the same bytes for the same content, and no pickle."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from theory.errors import InputError
+
+_PACKAGES = ("proteus-bounds", "numpy", "scipy", "gx2", "torch", "transformers", "peft", "scikit-learn", "pandas", "pyarrow", "safetensors")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a temporary file beside it, synced, then renamed over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON with no NaN or infinity (which JSON does not have)."""
+    write_bytes(path, (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON, or say what is wrong with the file."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise InputError(str(path), f"is not valid JSON ({error})") from None
+
+
+def write_parquet(path: Path, frame: pd.DataFrame) -> None:
+    """Write a data frame without its index."""
+    write_bytes(path, frame.to_parquet(None, engine="pyarrow", index=False))
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Read a data frame, or say what is wrong with the file."""
+    try:
+        return pd.read_parquet(path, engine="pyarrow")
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error})") from None
+    except ValueError as error:
+        raise InputError(str(path), f"is not a Parquet file ({error})") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file.
+
+    Metadata is one JSON string under one key: the format's own map of several keys is written in no fixed order.
+    """
+    meta = {"json": json.dumps(dict(metadata), sort_keys=True)} if metadata is not None else None
+    write_bytes(path, save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, metadata=meta))
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file, or say what is wrong with it."""
+    if not path.is_file():
+        raise InputError(str(path), "is missing")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(str(path), f"is not a valid safetensors file ({error})") from None
+
+
+def claim_folder(path: Path) -> None:
+    """Make the folder of a new run; refuse one that holds anything.
+
+    Raises
+    ------
+    InputError
+        If the folder is not empty or cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            what = "holds another run" if (path / "run.json").exists() or (path / "report.json").exists() else "is not empty"
+            raise InputError(str(path), f"{what}; choose another folder with --out or remove this one")
+    except OSError as error:
+        raise InputError(str(path), f"cannot be used as the output folder ({error.strerror})") from None
+
+
+def environment() -> dict[str, Any]:
+    """Versions, source commit and machine."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    commit, dirty = None, None
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        dirty = bool(subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True).stdout.strip())
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "commit": commit,
+        "dirty": dirty,
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+    }
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class PhaseClock:
+    """Times the phases of a run and shows a bar for each, on standard error.
+
+    Parameters
+    ----------
+    quiet : bool
+        Show nothing.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.seconds: dict[str, float] = {}
+        self._console = Console(stderr=True, quiet=quiet)
+
+    @contextmanager
+    def phase(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Run one phase of `total` steps; yields the function to call with the number of steps just done."""
+        start = time.perf_counter()
+        columns = (
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        live = self._console.is_terminal
+        with Progress(*columns, console=self._console, disable=not live) as progress:
+            bar = progress.add_task(name, total=total)
+            yield lambda n: progress.advance(bar, n)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        if not live:
+            self._console.print(f"{name}: {self.seconds[name]:.1f} s", highlight=False)
