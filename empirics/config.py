@@ -50,8 +50,8 @@ class AdapterConfig(Group):
     targets: tuple[str, ...] = Field(("query", "value"), min_length=1, description="adapted projections of each layer")
     alpha: float = Field(1.0, gt=0, le=1, description="scale of the new units")
     compose: bool = Field(True, description="compose the earlier tasks' units with learned scalars")
-    l1: float = Field(1e-2, ge=0, description="elastic net on the scalars: soft threshold a step, times the learning rate")
-    l2: float = Field(1e-2, ge=0, description="elastic net on the scalars: shrinkage a step, times the learning rate")
+    l1: float = Field(0.3, ge=0, description="elastic net on the scalars: soft threshold a step, times the learning rate")
+    l2: float = Field(0.01, ge=0, description="elastic net on the scalars: shrinkage a step, times the learning rate")
     orthogonality: float = Field(1.0, ge=0, description="weight of the penalty on overlap of new units with the pool's span")
 
 

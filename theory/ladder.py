@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
 
@@ -19,7 +20,7 @@ from theory.certificates import certificate, clopper_pearson, upper_limit
 from theory.errors import InputError
 from theory.exact import TailProbability, tail_probability
 from theory.margin import Margins, margins
-from theory.mixture import QueryLaw, Rule
+from theory.mixture import QueryLaw, Rule, Signatures, well_specified
 from theory.quadratic import QuadraticLaw
 from theory.tails import exponent, log_chernoff, log_chernoff_upper, log_lower_bernstein
 
@@ -73,6 +74,24 @@ class Ladder:
     overall: dict[str, Bound]
     pairs: PairTable
 
+    def frame(self) -> pd.DataFrame:
+        """One row per level, unit and rung, with the fields of `Bound.to_dict`."""
+        rows = [("overall", None, None, self.overall)]
+        rows += [("task", k, None, rungs) for k, rungs in self.tasks.items()]
+        rows += [("cluster", k, t, rungs) for (k, t), rungs in self.clusters.items()]
+        table = [
+            {"level_of": level, "task": k, "cluster": t, "rung": name, "log_lower": None, "estimate": None, **bound.to_dict()}
+            for level, k, t, rungs in rows
+            for name, bound in rungs.items()
+        ]
+        frame = pd.DataFrame(table)
+        binding = frame.pop("binding")
+        frame["binding_task"] = [b[0] if b else None for b in binding]
+        frame["binding_component"] = [b[1] if b else None for b in binding]
+        whole = ["task", "cluster", "binding_task", "binding_component"]
+        numbers = ["log_lower", "estimate", "confidence"]
+        return frame.astype({**dict.fromkeys(whole, "Int64"), **dict.fromkeys(numbers, "float64")})
+
 
 @dataclass(frozen=True)
 class PairTable:
@@ -102,8 +121,8 @@ class PairTable:
 
 
 def ladder(
-    rule: Rule,
-    law: QueryLaw,
+    rule: Rule | Signatures,
+    law: QueryLaw | None = None,
     *,
     rng: np.random.Generator | None = None,
     simulations: int = 100_000,
@@ -115,10 +134,10 @@ def ladder(
 
     Parameters
     ----------
-    rule : Rule
-        Signatures and how they are scored.
-    law : QueryLaw
-        What the bounds assume of a query; `theory.mixture.well_specified` gives the case where it is the signature.
+    rule : Rule or Signatures
+        Signatures and how they are scored; bare signatures are scored by their energies.
+    law : QueryLaw, optional
+        What the bounds assume of a query; the signatures themselves in one shared space if None (well-specified).
     rng : numpy.random.Generator, optional
         For L6; a fixed generator if None.
     simulations : int
@@ -143,6 +162,10 @@ def ladder(
         raise InputError("confidence", f"{confidence} is not inside (0, 1)")
     if simulations < 0:
         raise InputError("simulations", f"{simulations} is negative")
+    if isinstance(rule, Signatures):
+        rule = Rule(rule)
+    if law is None:
+        law = well_specified(rule.signatures)
     found = margins(rule, law, advance)
     tail = tail_probability(found.margin)
     pairs = _pair_table(found, tail)

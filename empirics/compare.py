@@ -1,0 +1,105 @@
+"""Measured error against every rung: whether it held, and if not, which assumption broke and by how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+from theory.bound import Assumption, Bound
+from theory.certificates import Measured, misfit_floor
+from theory.mixture import QueryLaw, Signatures
+
+# Draws a cluster that stand for the law of its squared distance.
+_DISTANCE_DRAWS = 4000
+# Level of the tests of a query law, before Bonferroni over the clusters tested together.
+_TEST_LEVEL = 0.01
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Squared distances to the own cluster: measured ones, and draws from the query law, per cluster."""
+
+    measured: dict[int, Float[np.ndarray, " n"]]
+    predicted: dict[int, Float[np.ndarray, " p"]]
+    dimension: int
+
+
+def predicted_distances(signatures: Signatures, law: QueryLaw, rng: np.random.Generator) -> dict[int, Float[np.ndarray, " p"]]:
+    """Draws of ``Q_kt(u)`` for each true cluster under the query law."""
+    out = {}
+    for t in np.unique(law.cluster):
+        part = law.members(cluster=int(t))
+        own = QueryLaw(law.means[part], law.covariances[part], law.task[part], law.cluster[part], law.weights[part])
+        x, _ = own.sample(_DISTANCE_DRAWS, rng)
+        space = 0 if law.shared else int(signatures.task[t])
+        out[int(t)] = signatures.gaussians.mahalanobis(x[:, space], np.array([t]))[:, 0]
+    return out
+
+
+def judge_law(measured: Measured, predicted: Bound, distances: Distances, clusters: Int[np.ndarray, " k"]) -> dict[str, Any]:
+    """Tests of the query law on the samples that measured the error.
+
+    Two tests, and a description. The law is `rejected` if the measured interval and the simulated one do not meet, or if
+    a Kolmogorov-Smirnov test of the squared own distances rejects at 1% (Bonferroni over the unit's clusters).
+
+    Returns
+    -------
+    dict
+        `predicted` error with limits; `misfit_floor_nats`; `overdispersion_chi2` and `overdispersion_law`, the standard
+        deviation of the measured squared distances over that of chi2_d and over that of the law itself (each the root
+        mean square over clusters); `distance_p`, the least KS p-value times the number of clusters; `verdict`, `reasons`.
+    """
+    d = distances.dimension
+    ratios_chi2, ratios_law, p_values = [], [], []
+    for t in clusters:
+        seen, drawn = distances.measured.get(int(t)), distances.predicted.get(int(t))
+        if seen is None or drawn is None or seen.size < 2:
+            continue
+        ratios_chi2.append(seen.var(ddof=1) / (2 * d))
+        ratios_law.append(seen.var(ddof=1) / drawn.var(ddof=1))
+        p_values.append(float(stats.ks_2samp(seen, drawn, method="asymp").pvalue))
+    p = min(1.0, min(p_values) * len(p_values)) if p_values else None
+    low = float(np.exp(predicted.log_lower)) if predicted.log_lower is not None else 0.0
+    reasons = []
+    if measured.low > predicted.value:
+        reasons.append("predicts too few errors")
+    elif measured.high < low:
+        reasons.append("predicts too many errors")
+    if p is not None and p < _TEST_LEVEL:
+        reasons.append("own distances do not follow it")
+    return {
+        "predicted": predicted.estimate,
+        "predicted_low": low,
+        "predicted_high": predicted.value,
+        "misfit_floor_nats": misfit_floor(measured.low, predicted.value),
+        "overdispersion_chi2": float(np.sqrt(np.mean(ratios_chi2))) if ratios_chi2 else None,
+        "overdispersion_law": float(np.sqrt(np.mean(ratios_law))) if ratios_law else None,
+        "distance_p": p,
+        "verdict": "rejected" if reasons else "not rejected",
+        "reasons": reasons,
+    }
+
+
+def judge_rung(bound: Bound, measured: Measured, law: dict[str, Any]) -> dict[str, Any]:
+    """A rung as it stands in the report.
+
+    `holds` says that the measured interval does not lie above the value. `guarantee` says that it may be relied on: not
+    vacuous, not contradicted, and under no rejected law (only A0 needs none).
+    """
+    holds = measured.low <= bound.value
+    free = bound.level is Assumption.A0
+    broken = None
+    if not holds:
+        broken = "A0: samples independent from one law" if free else f"query law ({bound.level.value}): {', '.join(law['reasons']) or 'too narrow'}"
+        floor = misfit_floor(measured.low, bound.value)
+        broken += f"; true law at least {floor:.3g} nats away"
+    return {
+        **bound.to_dict(),
+        "holds": holds,
+        "broken_assumption": broken,
+        "guarantee": bool(holds and not bound.vacuous and (free or law["verdict"] == "not rejected")),
+    }

@@ -1,0 +1,272 @@
+"""The report of a run: its schema, and how it is shown."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from theory.bound import Assumption, Bound
+from theory.ladder import RUNGS, Ladder
+
+SCHEMA = 1
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Interval(_Model):
+    """A measured rate with its two-sided Clopper-Pearson interval."""
+
+    error: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    n: int = Field(ge=1)
+    errors: int = Field(ge=0)
+    confidence: float = Field(gt=0, lt=1)
+
+
+class RungRow(_Model):
+    """One rung against one measured error; `guarantee` is what may be relied on."""
+
+    log_value: float = Field(le=0, allow_inf_nan=False, description="natural logarithm of value")
+    value: float = Field(ge=0, le=1)
+    direction: Literal["upper", "lower"]
+    level: Literal["A0", "A1", "A2", "A3", "A4"]
+    vacuous: bool
+    binding: tuple[int, int] | None = Field(description="wrong task and component that contribute most")
+    confidence: float | None
+    source: str
+    note: str
+    log_lower: float | None = Field(None, le=0, description="proved lower side, where there is one")
+    estimate: float | None = None
+    holds: bool = Field(description="the measured interval does not lie above the value")
+    broken_assumption: str | None
+    guarantee: bool = Field(description="not vacuous, holds, and under no rejected law")
+
+
+class LawRow(_Model):
+    """Tests of the query law on the samples that measured the error; see `empirics.compare.judge_law`."""
+
+    predicted: float | None
+    predicted_low: float
+    predicted_high: float
+    misfit_floor_nats: float
+    overdispersion_chi2: float | None
+    overdispersion_law: float | None
+    distance_p: float | None
+    verdict: Literal["rejected", "not rejected"]
+    reasons: list[str]
+
+
+class Unit(_Model):
+    """A true cluster, a task, or everything."""
+
+    name: str
+    measured: Interval
+    law: LawRow
+    rungs: dict[str, RungRow]
+
+
+class Arm(_Model):
+    """One way of retrieval under one query law."""
+
+    arm: Literal["paper", "ratio", "frozen"]
+    dimension: int
+    law: str
+    overall: Unit
+    tasks: list[Unit]
+    clusters: list[Unit]
+
+
+class Conformal(_Model):
+    """Split-conformal retrieval sets: asked for, and seen on test samples."""
+
+    alpha: float
+    coverage: float
+    mean_size: float
+
+
+class Retrieval(_Model):
+    """Measured retrieval of one arm at one dimension."""
+
+    arm: str
+    dimension: int
+    measured: Interval
+    task_error: dict[str, float]
+    macro_error: float
+    accuracy: float = Field(description="task and class right")
+    within_task_accuracy: float = Field(description="class right, given that the task is")
+    conformal: Conformal
+
+
+class Headline(_Model):
+    """Which arm and law `overall`, `tasks` and `clusters` speak of."""
+
+    arm: str
+    dimension: int
+    law: str
+
+
+class Report(_Model):
+    """`report.json`."""
+
+    schema_version: Literal[1]
+    headline: Headline
+    overall: Unit
+    tasks: list[Unit]
+    clusters: list[Unit]
+    arms: list[Arm]
+    retrieval: list[Retrieval]
+    run: dict[str, Any]
+
+
+_ARM = {
+    "paper": "adapted, least energy (the published rule)",
+    "ratio": "adapted, ratio to a background",
+    "frozen": "frozen shared space, least energy",
+}
+_LEGEND = (
+    "A value is an upper bound on the error; 'vacuous' means it says nothing. [x] means the bound's query law was rejected on "
+    "test samples: the number is shown, and is no guarantee. ! means the measured error contradicts it. "
+    "L8 needs no law; it and L6 hold with the confidence above."
+)
+
+
+def _cell(rung: RungRow) -> str:
+    if rung.vacuous:
+        return "vacuous"
+    text = f"{rung.value:.3g}"
+    if not rung.holds:
+        return f"! {text}"
+    return text if rung.guarantee else f"[x] {text}"
+
+
+def _rows(units: list[Unit]) -> tuple[list[str], list[list[str]]]:
+    header = ["", "n", "measured", "interval", *RUNGS, "law"]
+    body = []
+    for u in units:
+        law = u.law.verdict + (f": {', '.join(u.law.reasons)}" if u.law.reasons else "")
+        measured = u.measured
+        cells = [_cell(u.rungs[name]) for name in RUNGS]
+        body.append([u.name, str(measured.n), f"{measured.error:.3f}", f"{measured.low:.3f}-{measured.high:.3f}", *cells, law])
+    return header, body
+
+
+def _retrieval_rows(report: Report) -> tuple[list[str], list[list[str]]]:
+    header = ["retrieval", "dimension", "error", "interval", "macro error", "accuracy", "within task", "95% sets: coverage", "mean size"]
+    body = []
+    for r in report.retrieval:
+        m = r.measured
+        body.append(
+            [
+                _ARM[r.arm],
+                str(r.dimension),
+                f"{m.error:.3f}",
+                f"{m.low:.3f}-{m.high:.3f}",
+                f"{r.macro_error:.3f}",
+                f"{r.accuracy:.3f}",
+                f"{r.within_task_accuracy:.3f}",
+                f"{r.conformal.coverage:.3f}",
+                f"{r.conformal.mean_size:.2f}",
+            ]
+        )
+    return header, body
+
+
+def verdict(report: Report) -> str:
+    """The run in one sentence."""
+    o = report.overall
+    stands = [name for name, rung in o.rungs.items() if rung.guarantee]
+    vacuous = [name for name, rung in o.rungs.items() if rung.vacuous]
+    text = f"Measured retrieval error {o.measured.error:.3f} ({o.measured.low:.3f} to {o.measured.high:.3f}, n = {o.measured.n}); "
+    text += f"guarantees that stand: {', '.join(f'{n} <= {o.rungs[n].value:.3g}' for n in stands) or 'none'}"
+    return text + (f"; vacuous: {', '.join(vacuous)}." if vacuous else ".")
+
+
+def _markdown_table(header: list[str], body: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body])
+
+
+def markdown(report: Report) -> str:
+    """The report as Markdown."""
+    run, config = report.run, report.run["config"]
+    parts = [f"# Verified run: {config['stream']['name']}, seed {config['seed']}", verdict(report), _LEGEND]
+    for arm in report.arms:
+        parts.append(f"## {_ARM[arm.arm]}, dimension {arm.dimension}, query law: {arm.law}")
+        parts.append(_markdown_table(*_rows([*arm.tasks, arm.overall])))
+        for unit in [*arm.tasks, arm.overall]:
+            for name, rung in unit.rungs.items():
+                if not rung.holds:
+                    parts.append(f"- {unit.name}, {name} = {rung.value:.3g} did not hold: {rung.broken_assumption}.")
+        parts.append(_markdown_table(*_law_rows([*arm.tasks, arm.overall])))
+    parts.append("## Retrieval and accuracy\n\n" + _markdown_table(*_retrieval_rows(report)))
+    parts.append(f"## Every true cluster ({_ARM[report.headline.arm]}, query law: {report.headline.law})")
+    parts.append(_markdown_table(*_rows(report.clusters)))
+    parts.append("## Assumption levels\n\n" + "\n".join(f"- {a.value}: {a.statement}." for a in Assumption))
+    env = run["environment"]
+    seconds = run["phases_seconds"]
+    parts.append(
+        "## Provenance\n\n"
+        + f"Commit {env['commit']}{' (with local changes)' if env['dirty'] else ''}; Python {env['python']}; {env['machine']['cores']} cores; "
+        + f"{sum(seconds.values()):.0f} s before the bounds; peak memory {run['peak_memory_bytes'] / 2**30:.2f} GiB. Documents: "
+        + ", ".join(f"{k} {v}" for k, v in run["documents"].items())
+        + "."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _law_rows(units: list[Unit]) -> tuple[list[str], list[list[str]]]:
+    header = ["", "measured", "predicted", "sd of Q / chi2", "sd of Q / law", "KS p", "misfit floor (nats)"]
+    body = []
+    for u in units:
+        law = u.law
+        numbers = [law.predicted, law.overdispersion_chi2, law.overdispersion_law, law.distance_p, law.misfit_floor_nats]
+        shown = ["-" if x is None else f"{x:.3g}" for x in numbers]
+        body.append([u.name, f"{u.measured.error:.3f}", *shown])
+    return header, body
+
+
+def _table(title: str, header: list[str], body: list[list[str]]) -> Table:
+    table = Table(title=title, title_justify="left", pad_edge=False)
+    for j, name in enumerate(header):
+        table.add_column(name, justify="left" if j in (0, len(header) - 1) else "right", no_wrap=j > 0 and name != "law")
+    for row in body:
+        # Text, not markup: a cell such as "[x] 0.1" must not be read as a style.
+        table.add_row(*(Text(c, style="strike dim" if c.startswith("[x]") else ("bold red" if c.startswith("!") else "")) for c in row))
+    return table
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the headline ladder, the other arms in brief, and accuracy."""
+    console.print(Text(verdict(report), style="bold"))
+    head = report.headline
+    title = f"{_ARM[head.arm]}, dimension {head.dimension}, query law: {head.law}"
+    console.print(_table(title, *_rows([*report.tasks, report.overall])))
+    console.print(_table("Does the query law hold?", *_law_rows([*report.tasks, report.overall])))
+    others = [a for a in report.arms if (a.arm, a.law) != (head.arm, head.law)]
+    units = [a.overall.model_copy(update={"name": f"{a.arm}, {a.law}"}) for a in others]
+    console.print(_table("Other retrievals and query laws, overall", *_rows(units)))
+    console.print(_table("Retrieval and accuracy", *_retrieval_rows(report)))
+    console.print(Text(_LEGEND))
+
+
+def _bound_cell(bound: Bound) -> str:
+    return "vacuous" if bound.vacuous else f"{bound.value:.3g}"
+
+
+def print_ladder(found: Ladder, console: Console) -> None:
+    """Print a ladder that has nothing measured beside it."""
+    header = ["", *RUNGS, "why vacuous"]
+    rows = [(f"task {k}, cluster {t}", r) for (k, t), r in found.clusters.items()]
+    rows += [(f"task {k}", r) for k, r in found.tasks.items()] + [("overall", found.overall)]
+    body = []
+    for name, rungs in rows:
+        why = "; ".join(f"{n}: {b.note or 'its value reaches one'}" for n, b in rungs.items() if b.vacuous)
+        body.append([name, *(_bound_cell(rungs[n]) for n in RUNGS), why])
+    console.print(_table(f"Upper bounds on retrieval error, query law: {found.law}", header, body))

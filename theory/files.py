@@ -1,0 +1,85 @@
+"""Signatures and query moments from files: `.safetensors` or `.npz`, never pickle."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from theory.errors import InputError
+from theory.mixture import QueryLaw, Signatures
+
+
+def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
+    """All arrays of a `.safetensors` or `.npz` file.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, of another kind, corrupt, or holds pickled objects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(str(path), "is no file; give a .safetensors or .npz file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+    except (SafetensorError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(str(path), f"cannot be read ({' '.join(str(error).split())}); write it again") from None
+    raise InputError(str(path), f"has the unknown ending {path.suffix!r}; give a .safetensors or .npz file")
+
+
+def _need(path: Path | str, arrays: dict[str, np.ndarray], *names: str) -> None:
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise InputError(str(path), f"lacks {', '.join(missing)}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
+
+
+def read_signatures(path: Path | str) -> Signatures:
+    """Signatures from `means` (K, d), `covariances` (K, d, d), `task` (K,), and optional `weights` (K,), `counts` (K,)."""
+    arrays = read_arrays(path)
+    _need(path, arrays, "means", "covariances", "task")
+    try:
+        return Signatures(arrays["means"], arrays["covariances"], arrays["task"], arrays.get("weights"), arrays.get("counts"))
+    except InputError as error:
+        raise InputError(f"{path}: {error.argument}", error.problem) from None
+
+
+def read_queries(path: Path | str, signatures: Signatures) -> QueryLaw:
+    """A query law from measured moments.
+
+    The file holds `means` (C, d), or (C, m, d) for one space per task; `covariances` (C, d, d), or (C, m d, m d) jointly;
+    `task` (C,); and optional `weights` (C,) (equal tasks, equal components within a task by default) and `cluster` (C,),
+    the signature component that each refines (the order of the file by default, if it has one entry a component).
+    """
+    arrays = read_arrays(path)
+    _need(path, arrays, "means", "covariances", "task")
+    means, task = arrays["means"], arrays["task"]
+    if means.ndim == 2:
+        means = means[:, None, :]
+    K = len(signatures)
+    try:
+        if task.ndim != 1 or not np.issubdtype(task.dtype, np.integer) or (task < 0).any() or (task >= signatures.tasks).any():
+            raise InputError("task", f"needs integers from 0 to {signatures.tasks - 1}")
+        if "cluster" in arrays:
+            cluster = arrays["cluster"]
+        elif np.array_equal(task, signatures.task):
+            cluster = np.arange(K)
+        else:
+            raise InputError("cluster", f"is missing, and the file's tasks are not those of the {K} components; add it")
+        if cluster.shape != task.shape or not np.issubdtype(cluster.dtype, np.integer) or (cluster < 0).any() or (cluster >= K).any():
+            raise InputError("cluster", f"needs one integer from 0 to {K - 1} for each query component")
+        if not np.array_equal(signatures.task[cluster], task):
+            raise InputError("cluster", "names components of other tasks than `task` says")
+        weights = arrays.get("weights")
+        if weights is None:
+            weights = 1 / np.bincount(task, minlength=signatures.tasks)[task]
+        return QueryLaw(means, arrays["covariances"], task, cluster, weights, name="given moments")
+    except InputError as error:
+        raise InputError(f"{path}: {error.argument}", error.problem) from None
