@@ -1,8 +1,9 @@
 """Exact lower-tail probabilities of quadratic laws, in log space, with an error estimate (T5).
 
 ``P(M <= 0) = (1 / 2 pi i) int exp(K(theta)) / theta d theta`` along any path that crosses the real axis once, inside
-``(0, 1/(2 w_-))``, where ``K(theta) = log E exp(-theta M)``. Through the saddlepoint of the whole integrand, bent
-along the path of steepest descent, there is nothing to cancel: the relative accuracy is the same at 0.3 and at 1e-300.
+``(0, 1/(2 w_-))``, where ``K(theta) = log E exp(-theta M)``. On the vertical line through the saddlepoint
+of the whole integrand its modulus falls monotonically and there is little to cancel: the relative accuracy is the same at
+0.3 and at 1e-300. Where it falls too slowly (few degrees of freedom), the path is bent along that of steepest descent.
 Inversion along the imaginary axis (Imhof), which `gx2` implements, has a constant *absolute* accuracy instead and
 returns a silent 0 in the tail; it serves as the second method where the probability is large enough for it.
 """
@@ -26,6 +27,8 @@ _TOLERATED = 1e-8
 # Slope at which the path bends away from the vertical: below 1, so that exp(s^2 theta^2 / 2) still decays along it.
 _BEND = 0.75
 _FIRST_NODES, _MOST_NODES = 48, 6144
+# Log of the modulus, relative to the saddle, below which the rest of a path is left out.
+_NEGLIGIBLE = -41.5
 # Complex numbers that one block of the quadrature may hold.
 _BLOCK = 2_000_000
 # Imhof's absolute error, and the probability above which that is a relative error worth reporting.
@@ -108,9 +111,8 @@ def _contour(law: QuadraticLaw) -> tuple[Float[np.ndarray, " P"], Float[np.ndarr
     base = law.log_laplace(theta0[:, None])[:, 0] - np.log(theta0)
     total = np.full(len(law), np.nan)
     error = np.full(len(law), np.inf)
-    # Where the local curvature points the wrong way (a path on which the integrand grows far out does not close, and
-    # shows in the error estimate), the vertical line and then the other bend are tried.
-    for sign in (1.0, 0.0, -1.0):
+    # The vertical line is always valid; a bent path must earn it (see `_truncation`).
+    for sign in (0.0, 1.0, -1.0):
         rows = np.flatnonzero(~(error <= _TOLERATED))
         if rows.size == 0:
             break
@@ -129,7 +131,7 @@ def _integrate(law: QuadraticLaw, path: tuple[np.ndarray, ...]) -> tuple[np.ndar
     end = _truncation(law, path)
     total = np.full(len(law), np.nan)
     error = np.full(len(law), np.inf)
-    live = np.arange(len(law))
+    live = np.flatnonzero(np.isfinite(end))
     nodes = _FIRST_NODES
     while live.size and nodes <= _MOST_NODES:
         current = _trapezoid(law, path, end, live, nodes)
@@ -143,32 +145,44 @@ def _integrate(law: QuadraticLaw, path: tuple[np.ndarray, ...]) -> tuple[np.ndar
     return total, error
 
 
-def _path_values(law: QuadraticLaw, path: tuple[np.ndarray, ...], rows: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Integrand ``Re[exp(K - log theta - base) theta'(u) / i]`` at the nodes u, both of shape (rows, N)."""
-    theta0, width, bend, reach, base = (p[rows][:, None] for p in path)
+def _path(path: tuple[np.ndarray, ...], rows: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points theta(u) of the paths of some rows, and theta'(u); u of shape (rows, N)."""
+    theta0, width, bend, reach, _ = (p[rows][:, None] for p in path)
     # y = width sinh(u): linear near the saddle, geometric far out, where laws of few degrees of freedom decay slowly.
     y, dy = width * np.sinh(u), width * np.cosh(u)
     h = np.hypot(reach, y)
     # sqrt(reach^2 + y^2) - reach without cancellation.
-    theta = theta0 + bend * (y * y / (h + reach)) + 1j * y
-    velocity = (bend * y / h + 1j) * dy
+    return theta0 + bend * (y * y / (h + reach)) + 1j * y, (bend * y / h + 1j) * dy
+
+
+def _path_values(law: QuadraticLaw, path: tuple[np.ndarray, ...], rows: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Integrand ``Re[exp(K - log theta - base) theta'(u) / i]`` at the nodes u, both of shape (rows, N)."""
+    theta, velocity = _path(path, rows, u)
     with np.errstate(over="ignore", invalid="ignore"):
-        values = np.exp(law[rows].log_laplace(theta) - np.log(theta) - base) * velocity
-    return np.nan_to_num(values.imag, nan=np.inf)
+        return (np.exp(law[rows].log_laplace(theta) - np.log(theta) - path[4][rows][:, None]) * velocity).imag
 
 
 def _truncation(law: QuadraticLaw, path: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Where the integrand has fallen below rounding for good, per law, on a coarse grid."""
-    grid = np.concatenate([np.arange(0.25, 12, 0.25), np.arange(12, 80, 1.0)])
+    """Where the integrand has fallen below rounding for good, per law, on a coarse grid; NaN if the path is refused.
+
+    On a bent path the modulus may dip and rise again, enormously, with a phase too fast to sample: such an integral can
+    look converged and be wrong, so a path on which the modulus rises at all is refused.
+    """
+    grid = np.concatenate([np.arange(0.0, 12, 0.125), np.arange(12, 80, 0.5)])
     end = np.empty(len(law))
     step = max(1, _BLOCK // grid.size)
     for start in range(0, len(law), step):
         rows = np.arange(start, min(start + step, len(law)))
-        values = np.abs(_path_values(law, path, rows, np.broadcast_to(grid, (rows.size, grid.size))))
-        width = path[1][rows][:, None]
-        large = ~(values <= 1e-18 * width)
-        last = grid.size - 1 - np.argmax(large[:, ::-1], axis=1)
+        theta, velocity = _path(path, rows, np.broadcast_to(grid, (rows.size, grid.size)))
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            modulus = (law[rows].log_laplace(theta) - np.log(theta)).real - path[4][rows][:, None]
+            size = modulus + np.log(np.abs(velocity) / path[1][rows][:, None])
+        over = ~(size <= _NEGLIGIBLE)
+        last = grid.size - 1 - np.argmax(over[:, ::-1], axis=1)
         end[rows] = grid[np.minimum(last + 1, grid.size - 1)]
+        rises = np.diff(modulus, axis=1) > 1e-6
+        relevant = np.arange(1, grid.size)[None] <= last[:, None]
+        end[rows[(rises & relevant).any(axis=1) | ~np.isfinite(modulus[:, 0])]] = np.nan
     return end
 
 

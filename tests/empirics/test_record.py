@@ -1,0 +1,252 @@
+"""What a run writes: whole files or none, equal bytes for equal content, and refusals that say what to do."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from empirics import record
+from empirics.record import (
+    PhaseClock,
+    claim_folder,
+    environment,
+    read_json,
+    read_parquet,
+    read_tensors,
+    write_bytes,
+    write_json,
+    write_parquet,
+    write_tensors,
+)
+from theory.errors import InputError
+
+FRAME = pd.DataFrame({"n": [1, 2, 3], "x": [0.1, float("nan"), 3.0], "s": ["a", None, "é"], "b": [True, False, True]})
+TENSORS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array([1, 2], dtype=np.int64), "e": np.zeros((0, 4))}
+META = {f"key{i}": f"value {i}" for i in range(20)}
+
+
+def content(path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in path.iterdir()}
+
+
+# --- atomicity -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step):
+    file = tmp_path / "a.json"
+    write_json(file, {"old": 1})
+    before = content(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(record.os, step, fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_json(file, {"new": 2})
+    monkeypatch.undo()
+    assert content(tmp_path) == before
+
+
+def test_an_interrupted_write_leaves_no_temporary_file(tmp_path, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(record.os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes(tmp_path / "a", b"x")
+    assert content(tmp_path) == {}
+
+
+def test_the_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(record.os, "fsync", lambda h: (calls.append("fsync"), fsync(h)))
+    monkeypatch.setattr(record.os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    write_bytes(tmp_path / "deep" / "er" / "a", b"x")
+    assert calls == ["fsync", "replace"]
+    assert (tmp_path / "deep" / "er" / "a").read_bytes() == b"x"
+
+
+def test_content_that_cannot_be_written_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", [1])
+    write_tensors(tmp_path / "a.safetensors", TENSORS)
+    before = content(tmp_path)
+    for bad in (math.nan, math.inf, {"x": [-math.inf]}):
+        with pytest.raises(ValueError, match="JSON compliant"):
+            write_json(tmp_path / "a.json", bad)
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"x": object()})
+    with pytest.raises(Exception, match="object"):
+        write_tensors(tmp_path / "a.safetensors", {"o": np.array([1, "a"], dtype=object)})
+    assert content(tmp_path) == before
+
+
+# --- round trips and repeatable bytes --------------------------------------------------------------------------------
+
+
+def test_json_round_trip_is_utf8_with_a_newline_and_repeatable(tmp_path):
+    value = {"é": [1, 0.1, None, True], "a": {"b": "c"}}
+    write_json(tmp_path / "1", value)
+    write_json(tmp_path / "2", value)
+    raw = (tmp_path / "1").read_bytes()
+    assert raw == (tmp_path / "2").read_bytes()
+    assert raw.endswith(b"}\n")
+    assert "é".encode() in raw
+    assert read_json(tmp_path / "1") == value
+
+
+def test_parquet_round_trip_is_repeatable_and_forgets_the_index(tmp_path):
+    write_parquet(tmp_path / "1", FRAME)
+    write_parquet(tmp_path / "2", FRAME.copy().set_axis([7, 8, 9], axis=0))
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    pd.testing.assert_frame_equal(read_parquet(tmp_path / "1"), FRAME, check_dtype=False)
+
+
+def test_tensor_bytes_do_not_depend_on_order_memory_layout_or_process(tmp_path):
+    write_tensors(tmp_path / "1", TENSORS, META)
+    reordered = {name: np.asfortranarray(TENSORS[name]) for name in reversed(TENSORS)}
+    write_tensors(tmp_path / "2", reordered, dict(reversed(META.items())))
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    # The order of the format's own map is drawn anew in each process, so one process proves nothing.
+    code = (
+        "import sys, numpy as np; from pathlib import Path; from empirics.record import write_tensors;"
+        "write_tensors(Path(sys.argv[1]), {'b': np.arange(6, dtype=np.float32).reshape(2, 3), 'a': np.array([1, 2]),"
+        "'e': np.zeros((0, 4))},"
+        "{f'key{i}': f'value {i}' for i in range(20)})"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "3")], check=True)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "3").read_bytes()
+
+
+def test_tensors_round_trip_with_dtypes_and_shapes(tmp_path):
+    write_tensors(tmp_path / "t", TENSORS)
+    back = read_tensors(tmp_path / "t")
+    assert sorted(back) == sorted(TENSORS)
+    for name, value in TENSORS.items():
+        assert back[name].dtype == value.dtype
+        np.testing.assert_array_equal(back[name], value, strict=True)
+
+
+# --- bad files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", [read_json, read_parquet, read_tensors])
+@pytest.mark.parametrize("junk", [None, b"", b"\x00\xff junk", b"PAR1" + bytes(40) + b"PAR1", b"\xff" * 8 + b"{}"])
+def test_missing_and_corrupt_files_are_named(tmp_path, read, junk):
+    file = tmp_path / "file"
+    if junk is not None:
+        file.write_bytes(junk)
+    with pytest.raises(InputError, match=re.escape(str(file))):
+        read(file)
+
+
+@pytest.mark.parametrize(("write", "read", "value"), [(write_parquet, read_parquet, FRAME), (write_tensors, read_tensors, TENSORS)])
+def test_a_truncated_file_is_refused(tmp_path, write, read, value):
+    file = tmp_path / "file"
+    write(file, value)
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(InputError, match=re.escape(str(file))):
+        read(file)
+
+
+# --- the folder of a run ---------------------------------------------------------------------------------------------
+
+
+def test_claim_makes_the_folder_and_takes_an_empty_one(tmp_path):
+    claim_folder(tmp_path / "new" / "run")
+    assert (tmp_path / "new" / "run").is_dir()
+    claim_folder(tmp_path / "new" / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("run.json", "holds another run"), ("report.json", "holds another run"), (".hidden", "is not empty")]
+)
+def test_claim_refuses_a_folder_that_holds_something(tmp_path, name, what):
+    (tmp_path / name).write_text("x", "utf-8")
+    with pytest.raises(InputError, match=f"{what}.*choose another folder"):
+        claim_folder(tmp_path)
+    assert content(tmp_path) == {name: b"x"}
+
+
+def test_claim_refuses_a_file_and_a_folder_below_a_file(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x", "utf-8")
+    for path in (file, file / "below"):
+        with pytest.raises(InputError, match=re.escape(str(path))):
+            claim_folder(path)
+
+
+# --- environment, memory, phases -------------------------------------------------------------------------------------
+
+
+def test_environment_is_json_with_versions():
+    found = environment()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["packages"]["numpy"] == np.__version__
+    assert "proteus-bounds" in found["packages"]
+    assert found["python"].count(".") == 2
+    assert (found["commit"] is None) == (found["dirty"] is None)
+    assert found["commit"] is None or re.fullmatch(r"[0-9a-f]{40,64}", found["commit"])
+
+
+def test_environment_without_git_has_no_commit(monkeypatch):
+    def absent(*_: object, **__: object) -> None:
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(record.subprocess, "run", absent)
+    assert (environment()["commit"], environment()["dirty"]) == (None, None)
+
+
+def test_peak_memory_is_in_bytes_and_grows():
+    # In a process of its own: in this one the peak may be high already, from whatever other tests did.
+    code = (
+        "import numpy as np; from empirics.record import peak_memory_bytes;"
+        "before = peak_memory_bytes(); block = np.ones(before // 8 + 2**23); print(before, peak_memory_bytes())"
+    )
+    before, after = map(int, subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+    assert 2**24 < before < 2**32
+    assert after >= before + 2**25
+
+
+def test_phases_add_up_and_print_one_plain_line_each(monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    err, out = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setattr(sys, "stdout", out)
+    clock = PhaseClock()
+    for name in ("embed", "train", "embed"):
+        with clock.phase(name, 2) as advance:
+            advance(1)
+            advance(1)
+    assert list(clock.seconds) == ["embed", "train"]
+    assert all(s >= 0 for s in clock.seconds.values())
+    lines = err.getvalue().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["embed", "train", "embed"]
+    assert all(line.isprintable() for line in lines)
+    assert out.getvalue() == ""
+
+
+def test_a_quiet_clock_is_silent_and_still_counts(monkeypatch):
+    err = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", err)
+    clock = PhaseClock(quiet=True)
+    with clock.phase("embed", 1) as advance:
+        advance(1)
+    assert err.getvalue() == ""
+    assert list(clock.seconds) == ["embed"]
+
+
+def test_an_error_in_a_phase_comes_through(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with pytest.raises(InputError, match="x: bad"), PhaseClock().phase("embed", 1):
+        raise InputError("x", "bad")
