@@ -10,24 +10,32 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from theory.errors import InputError
 
 
 class Group(BaseModel):
-    """A group of settings: frozen, and an unknown key is an error."""
+    """A group of settings: frozen; an unknown key, an infinite number and a switch in the place of a number are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Python counts True as 1, so that `epochs: yes` would train for one epoch.
+        if isinstance(value, bool) and info.field_name is not None and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("true and false are no value here")
+        return value
 
 
 class StreamConfig(Group):
     """Which tasks, and how many documents of each class go to each part (caps; a small class is dealt in proportion)."""
 
     name: Literal["text-5t", "news-4t"] = Field("text-5t", description="stream of tasks")
-    train_per_class: int = Field(48, ge=4, description="documents a class that train adapters and fit signatures")
-    query_per_class: int = Field(72, ge=4, description="held-out documents a class that give the query law and L8")
-    test_per_class: int = Field(48, ge=1, description="held-out documents a class that measure error, and nothing else")
+    train_per_class: int = Field(40, ge=4, description="documents a class that train adapters and fit signatures")
+    query_per_class: int = Field(64, ge=4, description="held-out documents a class that give the query law and L8")
+    test_per_class: int = Field(40, ge=1, description="held-out documents a class that measure error, and nothing else")
     reservoir_per_class: int = Field(10, ge=1, description="unlabelled documents a class that fit projections and background")
     classes_per_task: int | None = Field(None, ge=2, description="keep only the first so many classes of a task")
 
@@ -58,10 +66,10 @@ class AdapterConfig(Group):
 class TrainingConfig(Group):
     """How an adapter is trained."""
 
-    epochs: int = Field(3, ge=1)
-    batch_size: int = Field(32, ge=2)
-    learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    epochs: int = Field(3, ge=1, description="passes over the training documents of a task")
+    batch_size: int = Field(32, ge=2, description="documents a step")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate, after the warmup")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of the optimiser")
     warmup: float = Field(0.1, ge=0, lt=1, description="fraction of the steps")
     temperature: float = Field(0.05, gt=0, description="of the cosine head")
 
@@ -78,13 +86,13 @@ class QueryLawConfig(Group):
     """What bounds assume of a query; fitted to its own held-out part."""
 
     samples_per_component: int = Field(24, ge=2, description="one Gaussian inside a cluster for so many samples")
-    covariance: Literal["diagonal", "ledoit-wolf"] = Field("diagonal", description="covariance of a component")
+    covariance: Literal["ledoit-wolf", "diagonal"] = Field("ledoit-wolf", description="covariance of a component")
 
 
 class BoundsConfig(Group):
     """How bounds are computed and judged."""
 
-    arm: Literal["paper", "ratio", "frozen"] = Field("frozen", description="retrieval whose bounds head the report")
+    arm: Literal["paper", "ratio", "frozen"] = Field("paper", description="retrieval whose bounds head the report")
     confidence: float = Field(0.95, gt=0, lt=1, description="of intervals, simulations and certificates")
     simulations: int = Field(100_000, ge=1000, description="draws from a query law")
 
@@ -92,7 +100,7 @@ class BoundsConfig(Group):
 class RunConfig(Group):
     """All settings of a run."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="the one source of every random draw")
     threads: int | None = Field(None, ge=1, description="computing threads; all cores if null")
     stream: StreamConfig = StreamConfig()
     backbone: BackboneConfig = BackboneConfig()
@@ -105,11 +113,12 @@ class RunConfig(Group):
 
 def presets() -> list[str]:
     """Names of the shipped presets."""
-    return sorted(p.name.removesuffix(".yaml") for p in resources.files("empirics").joinpath("configs").iterdir() if p.name.endswith(".yaml"))
+    files = resources.files("empirics").joinpath("configs").iterdir()
+    return sorted(p.name.removesuffix(".yaml") for p in files if p.name.endswith(".yaml"))
 
 
 def load_config(path: Path | None = None, preset: str = "default", overrides: Sequence[str] = ()) -> RunConfig:
-    """Settings from a preset, then a YAML or TOML file, then overrides such as ``training.epochs=2``.
+    """Read settings from a preset, then a YAML or TOML file, then overrides such as ``training.epochs=2``.
 
     Raises
     ------
@@ -121,17 +130,32 @@ def load_config(path: Path | None = None, preset: str = "default", overrides: Se
     data = yaml.safe_load(resources.files("empirics").joinpath("configs", f"{preset}.yaml").read_text("utf-8")) or {}
     if path is not None:
         data = _merged(data, _read(path))
+        # On its own first, so that a fault of an override is not laid on the file.
+        _validated(data, str(path))
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key:
             raise InputError("--set", f"{item!r} has no '='; write group.key=value")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise InputError("--set", f"the value of {key} is not YAML: {text!r}") from None
+        except _UNREADABLE:
+            raise InputError("--set", f"the value of {key} is not YAML: {_short(text)}") from None
         for part in reversed(key.split(".")):
             value = {part: value}
         data = _merged(data, value)
+    return _validated(data, "--set" if overrides else str(path or preset))
+
+
+# YAML's dates and based integers raise a plain ValueError (2020-13-45, 0x_), deep nesting a RecursionError.
+_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _validated(data: dict[str, Any], source: str) -> RunConfig:
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
@@ -142,8 +166,8 @@ def load_config(path: Path | None = None, preset: str = "default", overrides: Se
                 close = difflib.get_close_matches(key, _keys(RunConfig), 1)
                 problems.append(f"unknown key {key}" + (f" (did you mean {close[0]}?)" if close else ""))
             else:
-                problems.append(f"{key}: {item['msg']}, got {item['input']!r}")
-        raise InputError(str(path) if path else "configuration", "; ".join(problems)) from None
+                problems.append(f"{key}: {item['msg']}, got {_short(item['input'])}")
+        raise InputError(source, "; ".join(problems)) from None
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -158,11 +182,13 @@ def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text("utf-8")
-        data = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        data = tomllib.loads(text) if path.suffix.lower() == ".toml" else yaml.safe_load(text)
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+    except _UNREADABLE as error:
         raise InputError(str(path), f"is not valid YAML or TOML: {' '.join(str(error).split())}") from None
+    if data is None:
+        return {}
     if not isinstance(data, dict):
         raise InputError(str(path), "holds no table of settings")
     return data

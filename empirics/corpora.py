@@ -22,7 +22,7 @@ _LARGEST_FIELD = 2**24
 
 
 def corpus(name: str) -> pd.DataFrame:
-    """A corpus as columns `text` and `label`, in file order, without empty, repeated or contradictory texts.
+    """Read a corpus as columns `text` and `label`, in file order, without empty, repeated or contradictory texts.
 
     Parameters
     ----------
@@ -32,10 +32,16 @@ def corpus(name: str) -> pd.DataFrame:
     Raises
     ------
     InputError
-        If the package or a file is missing or malformed.
+        If the name is unknown, or the package or a file is missing or malformed.
     """
+    if name not in _FILES:
+        raise InputError("corpus", f"{name!r} is unknown; choose from {', '.join(_FILES)}")
     frames = [read_tab(_locate(file)) for file in _FILES[name]]
     frame = pd.concat(frames, ignore_index=True)
+    needed = ("Is retweet", "Author", "Content") if name == "election-tweets" else ("Category", "Text")
+    for column in needed:
+        if column not in frame:
+            raise InputError(_FILES[name][0], f"has no column {column!r}; {_INSTALL}")
     if name == "election-tweets":
         # A retweet is somebody else's words.
         frame = frame[frame["Is retweet"] == "False"].rename(columns={"Author": "Category", "Content": "Text"})
@@ -62,23 +68,28 @@ def read_tab(path: Path) -> pd.DataFrame:
     Raises
     ------
     InputError
-        If the file is missing, not UTF-8, lacks a header line, repeats a column, or has a row of another length.
+        If the file is missing, not UTF-8, lacks a header line, repeats a column, or has a row of another length, an open quote or a NUL.
     """
-    csv.field_size_limit(_LARGEST_FIELD)
+    before = csv.field_size_limit(_LARGEST_FIELD)
     rows = []
     try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            reader = csv.reader(handle, delimiter="\t")
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            # Strict: an open quote would otherwise swallow the rest of the file into one document, silently.
+            reader = csv.reader(handle, delimiter="\t", strict=True)
             for row in reader:
                 if len(rows) >= 3 and not row:
                     continue
                 if len(rows) >= 3 and len(row) != len(rows[0]):
                     raise InputError(str(path), f"line {reader.line_num} has {len(row)} fields, the header {len(rows[0])}; reinstall it")
+                if any("\0" in field for field in row):
+                    raise InputError(str(path), f"line {reader.line_num} holds a NUL byte; {_INSTALL}")
                 rows.append(row)
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror}); {_INSTALL}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(str(path), f"is corrupt ({error}); {_INSTALL}") from None
+    finally:
+        csv.field_size_limit(before)
     if len(rows) < 3 or not rows[0]:
         raise InputError(str(path), "lacks the three header lines of a .tab file")
     names = rows[0]

@@ -15,7 +15,7 @@ from empirics.signatures import shrunk_gaussian
 from theory.errors import InputError
 from theory.mixture import QueryLaw
 
-# Floor on variances, relative to the cluster's mean variance: a component of a few samples must not collapse on them.
+# Floor on variances, relative to the spread within clusters: a component of a few samples must not collapse on them.
 _FLOOR = 1e-2
 
 
@@ -52,14 +52,21 @@ def fit_query_law(
     """
     n, S, d = x.shape
     flat = x.reshape(n, S * d)
+    # Shrinkage pulls a covariance towards a multiple of the identity. In principal coordinates, whose spreads differ by
+    # orders of magnitude, that would inflate the narrow ones; in units of the spread within clusters it does not.
+    _, code = np.unique(cluster, return_inverse=True)
+    centres = np.stack([np.bincount(code, column) for column in flat.T], axis=1) / np.bincount(code)[:, None]
+    unit = np.sqrt(((flat - centres[code]) ** 2).mean(axis=0))
+    if not (unit > 0).all():
+        raise InputError("query law", f"coordinate {int(np.argmin(unit))} does not vary within any cluster; lower signature.dimension")
+    flat = flat / unit
     means, covariances, tasks, clusters, masses = [], [], [], [], []
     for t in np.unique(cluster):
         own = flat[cluster == t]
         if own.shape[0] < 3:
             raise InputError(f"query law of cluster {t}", f"has {own.shape[0]} held-out samples; needs at least 3")
         count = components or max(1, own.shape[0] // config.samples_per_component)
-        floor = _FLOOR * own.var(axis=0).mean()
-        model = GaussianMixture(count, covariance_type="diag", reg_covar=floor, random_state=sklearn_seed(rng), max_iter=200)
+        model = GaussianMixture(count, covariance_type="diag", reg_covar=_FLOOR, random_state=sklearn_seed(rng), max_iter=200)
         with warnings.catch_warnings():
             # A mixture stopped early is as good a law as any: it is judged on other samples, not by its likelihood.
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -68,13 +75,13 @@ def fit_query_law(
             members = own[hard == c]
             if config.covariance == "ledoit-wolf" and members.shape[0] >= 3:
                 mean, covariance = shrunk_gaussian(members, "ledoit-wolf", f"query component {c} of cluster {t}")
-                covariance = covariance + floor * np.eye(S * d)
+                covariance = covariance + _FLOOR * np.eye(S * d)
             else:
                 mean, covariance = model.means_[c], np.diag(model.covariances_[c])
             if model.weights_[c] * weights[t] <= 0:
                 continue
-            means.append(mean.reshape(S, d))
-            covariances.append(covariance)
+            means.append((mean * unit).reshape(S, d))
+            covariances.append(covariance * np.outer(unit, unit))
             tasks.append(int(task[cluster == t][0]))
             clusters.append(int(t))
             masses.append(float(model.weights_[c] * weights[t]))

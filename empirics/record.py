@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import SafetensorError
@@ -52,11 +53,15 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON, or say what is wrong with the file."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(path.read_text("utf-8"), parse_constant=_no_json)
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(str(path), f"is not valid JSON ({error})") from None
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:
@@ -69,9 +74,10 @@ def read_parquet(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path, engine="pyarrow")
     except OSError as error:
-        raise InputError(str(path), f"cannot be read ({error})") from None
-    except ValueError as error:
-        raise InputError(str(path), f"is not a Parquet file ({error})") from None
+        raise InputError(str(path), f"cannot be read ({' '.join(str(error).split())})") from None
+    except (ValueError, KeyError, TypeError, NotImplementedError, pa.ArrowException) as error:
+        # The last three come from pandas, of damage to its own metadata in a file that is sound otherwise.
+        raise InputError(str(path), f"is not a Parquet file of this project ({' '.join(str(error).split())})") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
@@ -80,7 +86,8 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
     Metadata is one JSON string under one key: the format's own map of several keys is written in no fixed order.
     """
     meta = {"json": json.dumps(dict(metadata), sort_keys=True)} if metadata is not None else None
-    write_bytes(path, save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, metadata=meta))
+    # Not ascontiguousarray, which makes a scalar a vector.
+    write_bytes(path, save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}, metadata=meta))
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -106,6 +113,8 @@ def claim_folder(path: Path) -> None:
         if any(path.iterdir()):
             what = "holds another run" if (path / "run.json").exists() or (path / "report.json").exists() else "is not empty"
             raise InputError(str(path), f"{what}; choose another folder with --out or remove this one")
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise InputError(str(path), "cannot be written; choose another folder with --out or change its permissions")
     except OSError as error:
         raise InputError(str(path), f"cannot be used as the output folder ({error.strerror})") from None
 
@@ -121,8 +130,9 @@ def environment() -> dict[str, Any]:
     commit, dirty = None, None
     here = Path(__file__).resolve().parent
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-        dirty = bool(subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True).stdout.strip())
+        # Installed into an environment inside somebody else's checkout, the package must not report that one's commit.
+        if Path(_git(here, "rev-parse", "--show-toplevel")).resolve() == here.parent:
+            commit, dirty = _git(here, "rev-parse", "HEAD"), bool(_git(here, "status", "--porcelain"))
     except (OSError, subprocess.CalledProcessError):
         pass
     return {
@@ -130,8 +140,24 @@ def environment() -> dict[str, Any]:
         "packages": versions,
         "commit": commit,
         "dirty": dirty,
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "memory_bytes": _memory_bytes(),
+        },
     }
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not told on this platform
+        return None
 
 
 def peak_memory_bytes() -> int:
@@ -147,10 +173,18 @@ class PhaseClock:
     ----------
     quiet : bool
         Show nothing.
+
+    Attributes
+    ----------
+    seconds : dict of str to float
+        Wall time of each phase, summed over its calls.
+    peak_bytes : dict of str to int
+        Largest resident size of the process up to the end of each phase; it never falls from one phase to the next.
     """
 
     def __init__(self, quiet: bool = False) -> None:
         self.seconds: dict[str, float] = {}
+        self.peak_bytes: dict[str, int] = {}
         self._console = Console(stderr=True, quiet=quiet)
 
     @contextmanager
@@ -158,7 +192,7 @@ class PhaseClock:
         """Run one phase of `total` steps; yields the function to call with the number of steps just done."""
         start = time.perf_counter()
         columns = (
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<28}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -169,6 +203,9 @@ class PhaseClock:
         with Progress(*columns, console=self._console, disable=not live) as progress:
             bar = progress.add_task(name, total=total)
             yield lambda n: progress.advance(bar, n)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        took = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + took
+        self.peak_bytes[name] = peak_memory_bytes()
         if not live:
-            self._console.print(f"{name}: {self.seconds[name]:.1f} s", highlight=False)
+            # The name of a task may hold brackets, and must not be read as markup or broken at the width of a terminal.
+            self._console.print(f"{name}: {took:.1f} s", highlight=False, markup=False, soft_wrap=True)

@@ -49,7 +49,7 @@ class Stream:
     part: np.ndarray
 
     def where(self, part: str, task: int | None = None) -> Int[np.ndarray, " k"]:
-        """Indices of the documents of one part (and task)."""
+        """Find the documents of one part (and task)."""
         keep = self.part == part
         if task is not None:
             keep = keep & (self.task == task)
@@ -63,7 +63,7 @@ class Stream:
 
 
 def load_stream(config: StreamConfig, rng: np.random.Generator) -> Stream:
-    """A shipped stream with its documents dealt to the four parts."""
+    """Read a shipped stream and deal its documents to the four parts."""
     news = corpus("newsgroups")
     groups = sorted(news["label"].unique())
 
@@ -99,20 +99,28 @@ def build_stream(config: StreamConfig, tasks: Sequence[Task], frames: Sequence[p
     Raises
     ------
     InputError
-        For duplicate task names, a task with one class, an empty text, or a class too small for its parts.
+        For duplicate task names, a task with one class or a class twice, an empty text, a text that occurs twice, or a class too
+        small for its parts.
     """
     names = [t.name for t in tasks]
     if len(set(names)) != len(names):
         raise InputError("stream", f"duplicate task name {next(n for n in names if names.count(n) > 1)!r}; name each task once")
     caps = np.array([config.train_per_class, config.query_per_class, config.test_per_class, config.reservoir_per_class])
     texts, task, label, part = [], [], [], []
+    seen: set[str] = set()
     for k, (item, frame) in enumerate(zip(tasks, frames, strict=True)):
         if len(item.classes) < 2:
             raise InputError(f"task {item.name}", "has one class only; a task needs at least two")
+        if len(set(item.classes)) < len(item.classes):
+            raise InputError(f"task {item.name}", f"lists a class twice: {', '.join(item.classes)}; name each class once")
         for c, name in enumerate(item.classes):
             own = frame.loc[frame["label"] == name, "text"].to_numpy()
             if any(not str(text).strip() for text in own):
                 raise InputError(f"task {item.name}, class {name}", "holds an empty text; remove it")
+            # A copy of a test document among the training documents, or in another task, would make the measurement a lie.
+            if len(seen | set(own)) < len(seen) + len(own):
+                raise InputError(f"task {item.name}, class {name}", "holds a text that occurs twice in the stream; remove the repeats")
+            seen.update(own)
             sizes = deal(len(own), caps)
             if sizes[0] < 3 or sizes[1] < 3 or sizes[2] < 1:
                 raise InputError(

@@ -36,7 +36,7 @@ SOURCES = {
     "L8": "Clopper-Pearson limit from held-out samples",
 }
 # Thresholds of the split bound, in standard deviations of the own score above its mean; any threshold is valid.
-_THRESHOLDS = np.concatenate([np.linspace(0.25, 4, 10), np.geomspace(5, 60, 8)])
+_THRESHOLDS = np.concatenate([np.linspace(0.25, 4, 8), np.geomspace(5, 40, 5)])
 
 
 @dataclass(frozen=True)

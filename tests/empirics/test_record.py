@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -30,7 +31,12 @@ from empirics.record import (
 from theory.errors import InputError
 
 FRAME = pd.DataFrame({"n": [1, 2, 3], "x": [0.1, float("nan"), 3.0], "s": ["a", None, "é"], "b": [True, False, True]})
-TENSORS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array([1, 2], dtype=np.int64), "e": np.zeros((0, 4))}
+TENSORS = {
+    "b": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "a": np.array([1, 2], dtype=np.int64),
+    "e": np.zeros((0, 4)),
+    "s": np.array(3.5),
+}
 META = {f"key{i}": f"value {i}" for i in range(20)}
 
 
@@ -114,14 +120,14 @@ def test_parquet_round_trip_is_repeatable_and_forgets_the_index(tmp_path):
 
 def test_tensor_bytes_do_not_depend_on_order_memory_layout_or_process(tmp_path):
     write_tensors(tmp_path / "1", TENSORS, META)
-    reordered = {name: np.asfortranarray(TENSORS[name]) for name in reversed(TENSORS)}
+    reordered = {name: np.array(TENSORS[name], order="F") for name in reversed(TENSORS)}
     write_tensors(tmp_path / "2", reordered, dict(reversed(META.items())))
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
     # The order of the format's own map is drawn anew in each process, so one process proves nothing.
     code = (
         "import sys, numpy as np; from pathlib import Path; from empirics.record import write_tensors;"
         "write_tensors(Path(sys.argv[1]), {'b': np.arange(6, dtype=np.float32).reshape(2, 3), 'a': np.array([1, 2]),"
-        "'e': np.zeros((0, 4))},"
+        "'e': np.zeros((0, 4)), 's': np.array(3.5)},"
         "{f'key{i}': f'value {i}' for i in range(20)})"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "3")], check=True)
@@ -224,14 +230,14 @@ def test_phases_add_up_and_print_one_plain_line_each(monkeypatch):
     monkeypatch.setattr(sys, "stderr", err)
     monkeypatch.setattr(sys, "stdout", out)
     clock = PhaseClock()
-    for name in ("embed", "train", "embed"):
+    for name in ("embed", "train [bold] " + "a long name " * 10, "embed"):
         with clock.phase(name, 2) as advance:
             advance(1)
             advance(1)
-    assert list(clock.seconds) == ["embed", "train"]
+    assert list(clock.seconds) == list(clock.peak_bytes) == ["embed", "train [bold] " + "a long name " * 10]
     assert all(s >= 0 for s in clock.seconds.values())
     lines = err.getvalue().splitlines()
-    assert [line.split(":")[0] for line in lines] == ["embed", "train", "embed"]
+    assert [line.split(":")[0] for line in lines] == ["embed", "train [bold] " + "a long name " * 10, "embed"]
     assert all(line.isprintable() for line in lines)
     assert out.getvalue() == ""
 
@@ -250,3 +256,45 @@ def test_an_error_in_a_phase_comes_through(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with pytest.raises(InputError, match="x: bad"), PhaseClock().phase("embed", 1):
         raise InputError("x", "bad")
+
+
+@pytest.mark.parametrize("text", ["NaN", "[1, Infinity]", "[" * 100_000])
+def test_what_is_not_json_is_refused(tmp_path, text):
+    (tmp_path / "a.json").write_text(text, "utf-8")
+    with pytest.raises(InputError, match="not valid JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_damage_anywhere_in_a_parquet_file_is_one_line_or_harmless(tmp_path):
+    file = tmp_path / "a.parquet"
+    write_parquet(file, FRAME)
+    raw = np.frombuffer(file.read_bytes(), np.uint8)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        damaged = raw.copy()
+        damaged[rng.integers(raw.size, size=3)] = rng.integers(256, size=3)
+        file.write_bytes(damaged.tobytes())
+        try:
+            read_parquet(file)
+        except InputError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 30
+
+
+def test_claim_refuses_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(record.os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="cannot be written"):
+        claim_folder(tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_commit_of_a_surrounding_checkout_is_not_reported(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    author = ("-c", "user.name=a", "-c", "user.email=a@b.example")
+    subprocess.run(["git", *author, "commit", "-q", "--allow-empty", "-m", "theirs"], cwd=tmp_path, check=True)
+    package = tmp_path / "env" / "site-packages" / "empirics"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(record, "__file__", str(package / "record.py"))
+    assert (environment()["commit"], environment()["dirty"]) == (None, None)

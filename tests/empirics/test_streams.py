@@ -119,6 +119,8 @@ def test_parts_are_disjoint_whatever_the_sizes(n, m, seed):
     [
         ([Task("one", ("a", "b")), Task("one", ("c", "d"))], [{"a": 40, "b": 40}, {"c": 40, "d": 40}], "duplicate task name 'one'"),
         ([Task("one", ("a",))], [{"a": 40}], "task one: has one class only"),
+        ([Task("one", ("a", "b", "a"))], [{"a": 40, "b": 40}], "task one: lists a class twice"),
+        ([Task("one", ("a", "b")), Task("two", ("b", "c"))], [{"a": 40, "b": 40}, {"b": 40, "c": 40}], "task two, class b: .*occurs twice"),
         ([Task("one", ("a", "b"))], [{"a": 40, "b": 5}], "task one, class b: has 5 documents"),
         ([Task("one", ("a", "b"))], [{"a": 40}], "task one, class b: has 0 documents"),
     ],
