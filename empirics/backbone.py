@@ -68,7 +68,9 @@ class Backbone:
                 try:
                     module = self.model.get_submodule(name)
                 except AttributeError:
-                    raise InputError("adapter.targets", f"{target!r} is no projection of the self-attention; try query, key or value") from None
+                    raise InputError(
+                        "adapter.targets", f"{target!r} is no projection of the self-attention; try query, key or value"
+                    ) from None
                 out[name] = module
         return out
 
@@ -194,7 +196,9 @@ def padded(cache: PrefixCache, batch: Int[np.ndarray, " b"], device: torch.devic
     return hidden.to(device), mask.to(device)
 
 
-def embed(backbone: Backbone, cache: PrefixCache, indices: Int[np.ndarray, " n"], advance: Advance | None = None) -> Float[np.ndarray, "n d"]:
+def embed(
+    backbone: Backbone, cache: PrefixCache, indices: Int[np.ndarray, " n"], advance: Advance | None = None
+) -> Float[np.ndarray, "n d"]:
     """Pooled embeddings of cached documents under whatever adapter is active now (see `empirics.adapters.active`).
 
     Raises
@@ -224,4 +228,6 @@ def _batches(lengths: Int[np.ndarray, " n"], size: int) -> Iterator[Int[np.ndarr
 def _check_embeddings(x: np.ndarray) -> None:
     if not np.isfinite(x).all():
         rows = np.flatnonzero(~np.isfinite(x).all(axis=1))
-        raise InputError("embeddings", f"{rows.size} documents have NaN or infinite embeddings, the first is number {rows[0]}; check the weights")
+        raise InputError(
+            "embeddings", f"{rows.size} documents have NaN or infinite embeddings, the first is number {rows[0]}; check the weights"
+        )

@@ -94,7 +94,11 @@ def judge_rung(bound: Bound, measured: Measured, law: dict[str, Any]) -> dict[st
     free = bound.level is Assumption.A0
     broken = None
     if not holds:
-        broken = "A0: samples independent from one law" if free else f"query law ({bound.level.value}): {', '.join(law['reasons']) or 'too narrow'}"
+        broken = (
+            "A0: samples independent from one law"
+            if free
+            else f"query law ({bound.level.value}): {', '.join(law['reasons']) or 'too narrow'}"
+        )
         floor = misfit_floor(measured.low, bound.value)
         broken += f"; true law at least {floor:.3g} nats away"
     return {

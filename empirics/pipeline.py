@@ -215,7 +215,8 @@ def _check_dimension(config: RunConfig, stream: Stream, full: int) -> None:
     reservoir = stream.where("reservoir").size
     if config.signature.dimension != full and config.signature.dimension > min(reservoir - 1, full):
         raise InputError(
-            "signature.dimension", f"{config.signature.dimension} exceeds what {reservoir} reservoir documents of dimension {full} span; lower it"
+            "signature.dimension",
+            f"{config.signature.dimension} exceeds what {reservoir} reservoir documents of dimension {full} span; lower it",
         )
 
 
@@ -325,7 +326,9 @@ def _judged(
     wrong = (test[f"{key}:retrieved"] != test["task"]).to_numpy()
     task, cluster = test["task"].to_numpy(), _cluster(test, len(signatures))
     distance = test[f"{key}:distance"].to_numpy()
-    distances = Distances({int(t): distance[cluster == t] for t in np.unique(cluster)}, predicted_distances(signatures, law, rng), dimension)
+    distances = Distances(
+        {int(t): distance[cluster == t] for t in np.unique(cluster)}, predicted_distances(signatures, law, rng), dimension
+    )
 
     def unit(name: str, rows: np.ndarray, rungs: Mapping[str, Any], clusters: np.ndarray) -> dict[str, Any]:
         measured = Measured(int(wrong[rows].sum()), int(rows.sum()), config.bounds.confidence)
@@ -345,12 +348,15 @@ def _judged(
         "overall": unit("overall", np.ones(len(test), dtype=bool), found.overall, np.unique(cluster)),
         "tasks": [unit(signatures.names[k], task == k, r, signatures.own(k)) for k, r in found.tasks.items()],
         "clusters": [
-            unit(class_names[t] if per_class else signatures.names[k], cluster == t, r, np.array([t])) for (k, t), r in found.clusters.items()
+            unit(class_names[t] if per_class else signatures.names[k], cluster == t, r, np.array([t]))
+            for (k, t), r in found.clusters.items()
         ],
     }
 
 
-def _measured_table(test: pd.DataFrame, query: pd.DataFrame, keys: list[str], names: tuple[str, ...], config: RunConfig) -> list[dict[str, Any]]:
+def _measured_table(
+    test: pd.DataFrame, query: pd.DataFrame, keys: list[str], names: tuple[str, ...], config: RunConfig
+) -> list[dict[str, Any]]:
     out = []
     task = test["task"].to_numpy()
     for key in sorted(keys, key=lambda k: (int(k.rpartition("-")[2]), ARMS.index(k.rpartition("-")[0]))):

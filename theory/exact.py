@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import gx2
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.special import log_ndtr
 
 from theory.bound import LOG_IMPOSSIBLE
 from theory.quadratic import QuadraticLaw
@@ -76,37 +77,41 @@ def tail_probability(law: QuadraticLaw) -> TailProbability:
     P = len(law)
     chernoff = log_chernoff(law)
     constant = law.variance() == 0
-    impossible = (law.infimum() >= 0) & ~(constant & (law.c <= 0))
+    impossible = law.surely_positive()
     log_p = np.where(impossible, -np.inf, 0.0)
-    error = np.zeros(P)
+    error, rounding = np.zeros(P), np.zeros(P)
     live = np.flatnonzero(~impossible & ~constant)
     if live.size:
-        log_p[live], error[live] = _contour(law[live])
+        log_p[live], error[live], rounding[live] = _contour(law[live])
     for row in np.flatnonzero(error > _TOLERATED):
         found = _imhof(law[row])
-        if found is not None:
+        if found is not None and found[0] <= chernoff[row] + found[1]:
             log_p[row], error[row] = found
     exact = error <= _TOLERATED
-    slack = np.log1p(np.minimum(error, 0.5))
+    # Rounding in an exponent of -1e9 is 1e-6 of the probability: it widens the answer and does not disqualify it.
+    slack = 2 * (error + rounding)
     wrong = exact & ~impossible & (log_p > chernoff + slack + 1e-9)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise ArithmeticError(f"exact tail {log_p[row]} of law {row} exceeds its Chernoff bound {chernoff[row]}")
-    high = np.where(exact, np.minimum(log_p + slack, chernoff), chernoff)
-    low = np.where(exact, np.minimum(log_p - slack, high), -np.inf)
+    with np.errstate(invalid="ignore"):
+        high = np.where(exact, np.minimum(log_p + slack, chernoff), chernoff)
+        low = np.where(exact, np.minimum(log_p - slack, high), -np.inf)
     log_p = np.where(exact, np.minimum(log_p, 0.0), chernoff)
     high = np.where(impossible, LOG_IMPOSSIBLE, np.minimum(high, 0.0))
-    return TailProbability(log_p=log_p, log_low=low, log_high=high, relative_error=np.where(exact, error, np.inf), exact=exact)
+    return TailProbability(log_p, log_low=low, log_high=high, relative_error=np.where(exact, error + rounding, np.inf), exact=exact)
 
 
-def _contour(law: QuadraticLaw) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
-    """Trapezoidal rule along the bent path; returns log-probability and relative error estimate."""
+def _contour(law: QuadraticLaw) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
+    """Trapezoidal rule along the path; returns log-probability, quadrature error and rounding error, both relative."""
     theta0 = saddlepoint(law, pole=True)
-    _, second, third = law.laplace_derivatives(theta0)
-    second, third = second + 1 / theta0**2, third - 2 / theta0**3
-    width = 1 / np.sqrt(second)
+    # A saddlepoint so far out that its powers leave the floats ends in NaN below, and so in the Chernoff bound.
+    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+        _, second, third = law.laplace_derivatives(theta0)
+        second, third = second + 1 / theta0**2, third - 2 / theta0**3
+        width = 1 / np.sqrt(second)
     # The steepest-descent path leaves the saddle as x = y^2 K_3 / (6 K_2); a hyperbola with that curvature follows it.
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         reach = np.minimum(3 * _BEND * second / np.abs(third), 1e150 * width)
     base = law.log_laplace(theta0[:, None])[:, 0] - np.log(theta0)
     total = np.full(len(law), np.nan)
@@ -119,11 +124,11 @@ def _contour(law: QuadraticLaw) -> tuple[Float[np.ndarray, " P"], Float[np.ndarr
         path = (theta0[rows], width[rows], sign * np.sign(third[rows]) * _BEND, reach[rows], base[rows])
         total[rows], error[rows] = _integrate(law[rows], path)
     # Doubling squares the error of a geometrically convergent rule, so the last change overestimates what is left.
-    error = np.maximum(error, 1e-13) + law.rounding(theta0) + 4e-16 * np.abs(base)
+    error = np.maximum(error, 1e-13)
     with np.errstate(invalid="ignore", divide="ignore"):
         log_p = np.where(error < 1, base + np.log(total / np.pi), np.nan)
     bad = ~np.isfinite(log_p)
-    return np.where(bad, 0.0, log_p), np.where(bad, np.inf, error)
+    return np.where(bad, 0.0, log_p), np.where(bad, np.inf, error), law.rounding(theta0)
 
 
 def _integrate(law: QuadraticLaw, path: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -206,6 +211,8 @@ def _imhof(law: QuadraticLaw) -> tuple[float, float] | None:
     quadratic = np.abs(w) > 1e-14 * max(np.abs(w).max(), 1e-300)
     s = float(np.sqrt(s**2 + (g[~quadratic] ** 2).sum()))
     w, g = w[quadratic], g[quadratic]
+    if w.size == 0:
+        return float(log_ndtr(-c / s)), 1e-14
     centre = g / (2 * w)
     with warnings.catch_warnings():
         # Its integrator warns where it fails; the checks below decide whether the value is used.
@@ -221,7 +228,7 @@ def _imhof(law: QuadraticLaw) -> tuple[float, float] | None:
                     c - float((w * centre**2).sum()),
                     method="imhof" if w.size > 1 or s else "auto",
                     AbsTol=_IMHOF_ABSOLUTE,
-                    RelTol=1e-10,
+                    RelTol=1e-12,
                 )
             )
         )

@@ -35,8 +35,10 @@ SOURCES = {
     "L7": "Cantelli's inequality on each margin, summed over wrong components",
     "L8": "Clopper-Pearson limit from held-out samples",
 }
-# Thresholds of the split bound, in standard deviations of the own score above its mean; any threshold is valid.
+# Thresholds of the split bound, in standard deviations of the own score above its mean, and (for scores far apart) in
+# parts of the way to the nearest wrong score's mean; any threshold is valid.
 _THRESHOLDS = np.concatenate([np.linspace(0.25, 4, 8), np.geomspace(5, 40, 5)])
+_PARTS = np.array([0.2, 0.4, 0.6])
 
 
 @dataclass(frozen=True)
@@ -286,10 +288,12 @@ def _split(found: Margins, C: int) -> tuple[np.ndarray, np.ndarray]:
     """L2: the least over thresholds of ``P(X >= c) + sum P(Y <= c)``, or with a threshold per pair; exact tails at the end."""
     own, of = found.own, found.component
     mean, spread = own.mean(), np.sqrt(own.variance())
-    levels = mean[:, None] + spread[:, None] * _THRESHOLDS
+    edges = np.searchsorted(of, np.arange(C + 1))
+    gap = found.other.mean() - mean[of]
+    nearest = np.maximum(0.0, np.minimum.reduceat(gap, edges[:-1]))
+    levels = np.concatenate([mean[:, None] + spread[:, None] * _THRESHOLDS, mean[:, None] + nearest[:, None] * _PARTS], axis=1)
     above = np.stack([log_chernoff_upper(own, levels[:, j]) for j in range(levels.shape[1])], axis=1)
     below = np.stack([log_chernoff(found.other, levels[of, j]) for j in range(levels.shape[1])], axis=1)
-    edges = np.searchsorted(of, np.arange(C + 1))
     shared = np.empty((C, levels.shape[1]))
     for c in range(C):
         shared[c] = np.logaddexp(above[c], logsumexp(below[edges[c] : edges[c + 1]], axis=0))
@@ -329,7 +333,15 @@ def _average(
 
 
 def _with_lower(bound: Bound, lower: float) -> Bound:
-    return Bound(bound.name, bound.level, bound.log_formula, source=bound.source, binding=bound.binding, log_lower=min(lower, bound.log_value), note=bound.note)
+    return Bound(
+        bound.name,
+        bound.level,
+        bound.log_formula,
+        source=bound.source,
+        binding=bound.binding,
+        log_lower=min(lower, bound.log_value),
+        note=bound.note,
+    )
 
 
 def _with_note(bound: Bound, note: str) -> Bound:

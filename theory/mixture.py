@@ -67,7 +67,9 @@ class Gaussians:
         skew = np.abs(covariances - transposed).max(axis=(1, 2))
         if (skew > _ASYMMETRY * scale).any():
             k = int(np.argmax(skew - _ASYMMETRY * scale))
-            raise InputError(f"covariances[{k}]", f"is not symmetric (largest difference {skew[k]:.3g}); pass (C + C.T) / 2 if that is meant")
+            raise InputError(
+                f"covariances[{k}]", f"is not symmetric (largest difference {skew[k]:.3g}); pass (C + C.T) / 2 if that is meant"
+            )
         covariances = (covariances + transposed) / 2
         identity = np.eye(d)
         whiteners = np.empty_like(covariances)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ class QuadraticLaw:
 
     def __getitem__(self, rows: Any) -> QuadraticLaw:
         """The laws at some rows, still a batch."""
-        return QuadraticLaw(np.atleast_2d(self.w[rows]), np.atleast_2d(self.g[rows]), np.atleast_1d(self.s[rows]), np.atleast_1d(self.c[rows]))
+        return QuadraticLaw(
+            np.atleast_2d(self.w[rows]), np.atleast_2d(self.g[rows]), np.atleast_1d(self.s[rows]), np.atleast_1d(self.c[rows])
+        )
 
     def __neg__(self) -> QuadraticLaw:
         return QuadraticLaw(-self.w, -self.g, self.s, -self.c)
@@ -95,6 +97,12 @@ class QuadraticLaw:
         """
         unbounded = (self.w < 0).any(axis=-1) | (self.s > 0) | ((self.w == 0) & (self.g != 0)).any(axis=-1)
         return np.where(unbounded, -np.inf, self.completed_constant())
+
+    def surely_positive(self) -> Bool[np.ndarray, " P"]:
+        """Whether ``M > 0`` on its whole support, by more than rounding in the completed squares could feign."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            squares = np.where(self.w != 0, self.g**2 / (4 * np.abs(self.w)), 0.0).sum(axis=-1)
+        return self.infimum() > 1e-12 * (np.abs(self.c) + squares)
 
     def completed_constant(self) -> Float[np.ndarray, " P"]:
         """``c - sum g^2 / (4 w)`` over the weights that are not zero: the constant left after completing all squares."""

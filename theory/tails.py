@@ -69,7 +69,7 @@ def saddlepoint(law: QuadraticLaw, pole: bool = False) -> Float[np.ndarray, " P"
 
     Newton's method inside a bracket, falling back to bisection; started at the theta of L1b, because a search started
     blindly fails on badly scaled laws. Returns 0 where the minimum is at 0 (``E M <= 0`` and no pole) and ``inf`` where
-    the infimum is at infinity (``M >= 0`` surely).
+    the infimum is at infinity (``M > 0`` surely).
     """
     limit = law.limit()
     variance, mean, w_ = law.variance(), law.mean(), law.least_weight()
@@ -81,7 +81,7 @@ def saddlepoint(law: QuadraticLaw, pole: bool = False) -> Float[np.ndarray, " P"
     low = np.zeros(len(law))
     high = limit.copy()
     theta = np.where(np.isfinite(start) & (start > 0), start, np.minimum(np.where(np.isfinite(natural), natural, 1.0), limit / 2))
-    sure = law.infimum() >= 0
+    sure = law.surely_positive()
     done = sure | (~np.bool_(pole) & (mean <= 0))
     answer = np.where(sure, np.inf, 0.0)
     for _ in range(_NEWTON_STEPS):
