@@ -5,8 +5,8 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
-# Strategies and oracles are shared between test files.
-sys.path.insert(0, str(Path(__file__).parent / "theory"))
+# Strategies and builders are shared between test files.
+sys.path[:0] = [str(Path(__file__).parent / name) for name in ("theory", "empirics")]
 
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from theory import RUNGS
+
+
+def _run(*arguments):
+    command = [sys.executable, "-m", "empirics.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    return {"means": 3 * rng.normal(size=(4, 3)), "covariances": np.stack([np.eye(3)] * 4), "task": np.array([0, 0, 1, 2])}
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors"])
+def test_bound_prints_the_ladder_as_json(arrays, tmp_path, ending):
+    path = tmp_path / f"signatures.{ending}"
+    np.savez(path, **arrays) if ending == "npz" else save_file(arrays, path)
+    done = _run("bound", path, "--json", "--simulations", 2000)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [(c["task"], c["index"]) for c in found["clusters"]] == [(0, 0), (0, 1), (1, 2), (2, 3)]
+    assert len(found["tasks"]) == 3
+    for unit in [*found["clusters"], *found["tasks"], found["overall"]]:
+        assert tuple(unit["rungs"]) == RUNGS
+        for rung in unit["rungs"].values():
+            assert rung.keys() >= {"log_value", "value", "direction", "level", "vacuous", "holds", "broken_assumption", "binding"}
+    assert "log_lower" in found["tasks"][1]["rungs"]["L5"]
+    assert "log_lower" not in found["tasks"][0]["rungs"]["L5"]
+
+
+def test_measured_moments_change_the_bounds(arrays, tmp_path):
+    np.savez(tmp_path / "s.npz", **arrays)
+    np.savez(tmp_path / "q.npz", **{**arrays, "covariances": arrays["covariances"] * 4})
+    plain, wider = (
+        json.loads(_run("bound", tmp_path / "s.npz", "--json", *extra).stdout)["overall"]["rungs"]["L5"]["value"]
+        for extra in ((), ("--queries", tmp_path / "q.npz"))
+    )
+    assert wider > plain
+
+
+def test_a_table_for_people(arrays, tmp_path):
+    np.savez(tmp_path / "s.npz", **arrays)
+    done = _run("bound", tmp_path / "s.npz")
+    assert done.returncode == 0 and "overall" in done.stdout and "L1b" in done.stdout
+
+
+def _bad(arrays, tmp_path, **change):
+    np.savez(tmp_path / "s.npz", **{**arrays, **change})
+    return _run("bound", tmp_path / "s.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"means": np.full((4, 3), np.nan)}, "NaN"),
+        ({"covariances": np.stack([-np.eye(3)] * 4)}, "positive definite"),
+        ({"task": np.array([0, 0, 0, 0])}, "one task"),
+        ({"means": np.zeros((5, 3))}, "shape"),
+    ],
+)
+def test_bad_signatures_exit_2_with_one_line(arrays, tmp_path, change, what):
+    done = _bad(arrays, tmp_path, **change)
+    assert done.returncode == 2
+    assert what in done.stderr and "s.npz" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_files_that_are_not_what_they_say_exit_2(tmp_path):
+    (tmp_path / "s.safetensors").write_bytes(b"junk")
+    (tmp_path / "s.npz").write_bytes(b"junk")
+    (tmp_path / "s.txt").write_text("junk")
+    np.savez(tmp_path / "pickle.npz", means=np.array([object()], dtype=object))
+    np.savez(tmp_path / "short.npz", means=np.zeros((2, 1)))
+    for name in ("s.safetensors", "s.npz", "s.txt", "pickle.npz", "short.npz", "absent.npz"):
+        done = _run("bound", tmp_path / name)
+        assert done.returncode == 2, name
+        assert name in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_bad_settings_exit_2_before_anything_is_made(tmp_path):
+    for extra, what in ((("--set", "training.epoch=2"), "training.epochs"), (("--preset", "huge"), "huge")):
+        done = _run("verify", "--out", tmp_path / "run", *extra)
+        assert done.returncode == 2 and what in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

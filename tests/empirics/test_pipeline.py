@@ -1,0 +1,146 @@
+"""A whole run on real text with the real encoder, twice, in the least setting that exercises everything."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from empirics.adapters import active, load_adapter
+from empirics.backbone import embed, encode_prefix, load_backbone
+from empirics.config import load_config
+from empirics.pipeline import evaluate, run
+from empirics.record import PhaseClock, read_tensors
+from empirics.report import Report
+from empirics.seeding import generator
+from empirics.streams import load_stream
+from theory import RUNGS, InputError, Rule, Signatures
+from theory.certificates import clopper_pearson
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+LEAST = [
+    "stream.train_per_class=10",
+    "stream.query_per_class=10",
+    "stream.test_per_class=8",
+    "stream.reservoir_per_class=4",
+    "stream.classes_per_task=2",
+    "backbone.max_length=16",
+    "training.epochs=1",
+    "signature.dimension=4",
+    "bounds.simulations=4000",
+]
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load_config(overrides=LEAST)
+
+
+@pytest.fixture(scope="module")
+def runs(config, tmp_path_factory):
+    folders = [tmp_path_factory.mktemp("runs") / name for name in ("a", "b")]
+    for folder in folders:
+        run(config, folder, quiet=True)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def report(runs):
+    return json.loads((runs[0] / "report.json").read_text())
+
+
+def test_two_runs_leave_the_same_bytes(runs):
+    a, b = runs
+    files = [*a.rglob("*.safetensors"), a / "predictions.parquet", a / "calibration.parquet", a / "bounds.parquet", a / "pairs.parquet"]
+    assert len(files) > 12
+    for file in files:
+        assert file.read_bytes() == (b / file.relative_to(a)).read_bytes(), file.name
+
+
+def test_the_report_has_every_rung_everywhere(report):
+    Report.model_validate(report)
+    assert len(report["tasks"]) == 5 and len(report["clusters"]) == 10
+    assert {(a["arm"], a["law"]) for a in report["arms"]} >= {(a, law) for a in ("paper", "ratio", "frozen") for law in ("mixture", "gaussian")}
+    for unit in [report["overall"], *report["tasks"], *report["clusters"]]:
+        assert tuple(unit["rungs"]) == RUNGS
+        assert unit["measured"]["low"] <= unit["measured"]["error"] <= unit["measured"]["high"]
+        for rung in unit["rungs"].values():
+            assert rung["vacuous"] == (rung["value"] >= 1)
+            assert rung["holds"] == (unit["measured"]["low"] <= rung["value"])
+            assert (rung["broken_assumption"] is None) == rung["holds"]
+            assert not (rung["guarantee"] and rung["vacuous"])
+            if rung["guarantee"] and rung["level"] != "A0":
+                assert unit["law"]["verdict"] == "not rejected"
+
+
+def test_measured_error_is_what_the_predictions_say(runs, report):
+    frame = pd.read_parquet(runs[0] / "predictions.parquet")
+    key = f"{report['headline']['arm']}-{report['headline']['dimension']}"
+    wrong = frame[f"{key}:retrieved"] != frame["task"]
+    assert report["overall"]["measured"]["errors"] == wrong.sum()
+    assert report["overall"]["measured"]["low"] == pytest.approx(clopper_pearson(int(wrong.sum()), len(frame), 0.95)[0])
+    names = [t["name"] for t in report["tasks"]]
+    energies = frame[[f"{key}:energy:{n}" for n in names]].to_numpy()
+    assert np.array_equal(energies.argmin(axis=1), frame[f"{key}:retrieved"])
+
+
+def test_query_law_and_measured_error_come_from_disjoint_documents(runs):
+    test, query = (pd.read_parquet(runs[0] / f"{n}.parquet")["document"] for n in ("predictions", "calibration"))
+    assert not set(test) & set(query)
+
+
+def test_everything_is_recomputed_from_the_folder(runs):
+    before = (runs[1] / "report.json").read_bytes(), (runs[1] / "report.md").read_bytes()
+    for name in ("report.json", "report.md", "bounds.parquet", "pairs.parquet"):
+        (runs[1] / name).unlink()
+    evaluate(runs[1], PhaseClock(quiet=True))
+    assert ((runs[1] / "report.json").read_bytes(), (runs[1] / "report.md").read_bytes()) == before
+
+
+def test_no_leak_through_order_batch_or_company(runs, config):
+    """Shuffled, in batches of another size, tasks mixed or apart: the same predictions."""
+    stream = load_stream(config.stream, generator(config.seed, "stream"))
+    small = load_backbone(config.backbone.model_copy(update={"batch_size": 7}))
+    frame = pd.read_parquet(runs[0] / "predictions.parquet")
+    shuffled = frame.sample(frac=1, random_state=1)
+    chosen = shuffled["document"].to_numpy()
+    cache = encode_prefix(small, [stream.texts[j] for j in chosen])
+    parts = read_tensors(runs[0] / "signatures" / "paper-384.safetensors")
+    rule = Rule(Signatures(parts["means"], parts["covariances"], parts["task"]))
+    reservoir = stream.where("reservoir")
+    pool = encode_prefix(small, [stream.texts[j] for j in reservoir])
+    spaces = []
+    for task in stream.tasks:
+        with active(small, load_adapter(runs[0] / "adapters" / task.name)):
+            centre = embed(small, pool, np.arange(reservoir.size)).astype(np.float64).mean(axis=0)
+            spaces.append(embed(small, cache, np.arange(chosen.size)) - centre)
+    x = np.stack(spaces, axis=1)
+    expected = shuffled["paper-384:retrieved"].to_numpy()
+    assert np.array_equal(rule.retrieve(x), expected)
+    assert np.array_equal(np.concatenate([rule.retrieve(x[j : j + 1]) for j in range(len(x))]), expected)
+    by_task = np.argsort(shuffled["task"].to_numpy(), kind="stable")
+    assert np.array_equal(rule.retrieve(x[by_task]), expected[by_task])
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(runs, config):
+    before = sorted((p, p.stat().st_mtime_ns) for p in runs[0].rglob("*"))
+    with pytest.raises(InputError, match="another run"):
+        run(config, runs[0], quiet=True)
+    assert sorted((p, p.stat().st_mtime_ns) for p in runs[0].rglob("*")) == before
+
+
+def test_a_dimension_that_cannot_be_had_is_refused_before_anything_is_made(config, tmp_path):
+    bad = config.model_copy(update={"signature": config.signature.model_copy(update={"dimension": 100})})
+    with pytest.raises(InputError, match=r"signature\.dimension"):
+        run(bad, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_run_is_named(tmp_path):
+    with pytest.raises(InputError, match="run.json"):
+        evaluate(tmp_path, PhaseClock(quiet=True))
+
+
