@@ -65,7 +65,9 @@ def main() -> None:
                 times[r, j] = time.perf_counter() - start
         ratio = times[:, 1] / times[:, 0]
         rate = DOCUMENTS / np.median(times[:, 0])
-        print(f"{name}: peft / ours = {np.median(ratio):.2f} ({ratio.min():.2f} to {ratio.max():.2f}); ours {rate:.0f} documents/s at length 64")
+        print(
+            f"{name}: peft / ours = {np.median(ratio):.2f} ({ratio.min():.2f} to {ratio.max():.2f}); ours {rate:.0f} documents/s at length 64"
+        )
 
 
 if __name__ == "__main__":

@@ -235,7 +235,7 @@ def _law_rows(units: list[Unit]) -> tuple[list[str], list[list[str]]]:
 def _table(title: str, header: list[str], body: list[list[str]]) -> Table:
     table = Table(title=title, title_justify="left", pad_edge=False)
     for j, name in enumerate(header):
-        table.add_column(name, justify="left" if j in (0, len(header) - 1) else "right", no_wrap=j > 0 and name != "law")
+        table.add_column(name, justify="left" if j in (0, len(header) - 1) else "right", no_wrap=0 < j < len(header) - 1)
     for row in body:
         # Text, not markup: a cell such as "[x] 0.1" must not be read as a style.
         table.add_row(*(Text(c, style="strike dim" if c.startswith("[x]") else ("bold red" if c.startswith("!") else "")) for c in row))
@@ -267,6 +267,10 @@ def print_ladder(found: Ladder, console: Console) -> None:
     rows += [(f"task {k}", r) for k, r in found.tasks.items()] + [("overall", found.overall)]
     body = []
     for name, rungs in rows:
-        why = "; ".join(f"{n}: {b.note or 'its value reaches one'}" for n, b in rungs.items() if b.vacuous)
+        reasons: dict[str, list[str]] = {}
+        for n, b in rungs.items():
+            if b.vacuous:
+                reasons.setdefault(b.note.partition(" for every")[0].removeprefix("vacuous: ") or "reaches one", []).append(n)
+        why = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
         body.append([name, *(_bound_cell(rungs[n]) for n in RUNGS), why])
     console.print(_table(f"Upper bounds on retrieval error, query law: {found.law}", header, body))

@@ -63,7 +63,9 @@ def test_two_runs_leave_the_same_bytes(runs):
 def test_the_report_has_every_rung_everywhere(report):
     Report.model_validate(report)
     assert len(report["tasks"]) == 5 and len(report["clusters"]) == 10
-    assert {(a["arm"], a["law"]) for a in report["arms"]} >= {(a, law) for a in ("paper", "ratio", "frozen") for law in ("mixture", "gaussian")}
+    assert {(a["arm"], a["law"]) for a in report["arms"]} >= {
+        (a, law) for a in ("paper", "ratio", "frozen") for law in ("mixture", "gaussian")
+    }
     for unit in [report["overall"], *report["tasks"], *report["clusters"]]:
         assert tuple(unit["rungs"]) == RUNGS
         assert unit["measured"]["low"] <= unit["measured"]["error"] <= unit["measured"]["high"]
@@ -142,5 +144,3 @@ def test_a_dimension_that_cannot_be_had_is_refused_before_anything_is_made(confi
 def test_what_is_no_run_is_named(tmp_path):
     with pytest.raises(InputError, match="run.json"):
         evaluate(tmp_path, PhaseClock(quiet=True))
-
-
