@@ -213,7 +213,8 @@ def markdown(report: Report) -> str:
     seconds = run["phases_seconds"]
     parts.append(
         "## Provenance\n\n"
-        + f"Commit {env['commit']}{' (with local changes)' if env['dirty'] else ''}; Python {env['python']}; {env['machine']['cores']} cores; "
+        + f"Commit {env['commit']}{' (with local changes)' if env['dirty'] else ''}; Python {env['python']}; "
+        + f"{env['machine']['cores']} cores; "
         + f"{sum(seconds.values()):.0f} s before the bounds; peak memory {run['peak_memory_bytes'] / 2**30:.2f} GiB. Documents: "
         + ", ".join(f"{k} {v}" for k, v in run["documents"].items())
         + "."

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
 
-class Assumption(str, Enum):
+class Assumption(StrEnum):
     """Assumption levels, from the weakest to the strongest; see `statement` for each."""
 
     A0 = "A0"
@@ -35,7 +35,7 @@ _STATEMENTS = {
 }
 
 
-class Direction(str, Enum):
+class Direction(StrEnum):
     """The side on which the true probability lies."""
 
     UPPER = "upper"

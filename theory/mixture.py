@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -13,8 +14,10 @@ from theory.errors import InputError
 
 # Relative asymmetry that is taken for rounding (and averaged away); above it a matrix is refused.
 _ASYMMETRY = 1e-8
-# Scoring whitens blocks of rows whose intermediate products stay in cache and never exceed this many bytes.
-_SCORE_BYTES = 32 * 2**20
+# Scoring whitens blocks of rows whose products take about this many bytes, so that they stay in cache.
+_SCORE_BYTES = 2**21
+# Fewer rows than this make a matrix product inefficient.
+_SCORE_ROWS = 128
 
 
 def _finite(argument: str, values: np.ndarray) -> None:
@@ -109,21 +112,38 @@ class Gaussians:
         components : (S,) int array, optional
             The components to score; all by default.
         """
-        chosen = slice(None) if components is None else components
-        whiteners, means = self.whiteners[chosen], self.means[chosen]
-        S, d = means.shape
-        stacked = whiteners.reshape(S * d, d).T
-        # Centring first keeps |L^-1 x| small: whitening far-off rows and subtracting would cancel digits.
-        centre = means.mean(axis=0)
-        offset = np.einsum("kij,kj->ki", whiteners, means - centre).reshape(S * d)
+        centre, stacked = self._stacked
+        d, S = self.dimension, len(self)
+        if components is not None:
+            S = len(components)
+            first = int(components[0]) if S else 0
+            if np.array_equal(components, np.arange(first, first + S)):
+                stacked = stacked[:, first * d : (first + S) * d]
+            else:
+                stacked = np.ascontiguousarray(stacked.reshape(d + 1, len(self), d)[:, components].reshape(d + 1, S * d))
         out = np.empty((x.shape[0], S))
-        rows = max(1, _SCORE_BYTES // (8 * S * d))
+        rows = min(max(_SCORE_ROWS, _SCORE_BYTES // (8 * S * d)), max(1, x.shape[0]))
+        block, white = np.ones((rows, d + 1)), np.empty((rows, S * d))
         for start in range(0, x.shape[0], rows):
-            white = (x[start : start + rows] - centre) @ stacked
-            white -= offset
-            white = white.reshape(-1, S, d)
-            out[start : start + rows] = np.einsum("nkd,nkd->nk", white, white)
+            n = min(rows, x.shape[0] - start)
+            np.subtract(x[start : start + n], centre, out=block[:n, :d])
+            product = np.matmul(block[:n], stacked, out=white[:n]).reshape(n, S, d)
+            np.einsum("nkd,nkd->nk", product, product, out=out[start : start + n])
         return out
+
+    @cached_property
+    def _stacked(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d1 Kd"]]:
+        """A common centre, and all whiteners side by side over a last row of offsets: scoring is one product with it.
+
+        Centring keeps ``|L^-1 x|`` small (whitening far-off rows and subtracting would cancel digits), and the offset as one
+        more row saves a pass over the products.
+        """
+        K, d = self.means.shape
+        centre = self.means.mean(axis=0)
+        stacked = np.empty((d + 1, K * d))
+        stacked[:d] = self.whiteners.reshape(K * d, d).T
+        stacked[d] = -np.einsum("kij,kj->ki", self.whiteners, self.means - centre).reshape(K * d)
+        return centre, stacked
 
     def energies(self, x: Float[np.ndarray, "n d"], components: Int[np.ndarray, " S"] | None = None) -> Float[np.ndarray, "n S"]:
         """Energies ``Q_k(x) + log det Lam_k`` (minus twice the log-density, up to a constant)."""

@@ -107,7 +107,7 @@ def test_saved_adapters_come_back_bit_for_bit_and_files_repeat(setting, tmp_path
 def test_a_damaged_adapter_is_named(tmp_path):
     (tmp_path / "composition.json").write_text('{"task": "t", "projections": ["x"]}')
     (tmp_path / "composition.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(InputError, match="composition.safetensors"):
+    with pytest.raises(InputError, match=r"composition\.safetensors"):
         load_adapter(tmp_path)
 
 

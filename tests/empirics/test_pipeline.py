@@ -142,5 +142,5 @@ def test_a_dimension_that_cannot_be_had_is_refused_before_anything_is_made(confi
 
 
 def test_what_is_no_run_is_named(tmp_path):
-    with pytest.raises(InputError, match="run.json"):
+    with pytest.raises(InputError, match=r"run\.json"):
         evaluate(tmp_path, PhaseClock(quiet=True))
