@@ -65,9 +65,8 @@ def main() -> None:
                 times[r, j] = time.perf_counter() - start
         ratio = times[:, 1] / times[:, 0]
         rate = DOCUMENTS / np.median(times[:, 0])
-        print(
-            f"{name}: peft / ours = {np.median(ratio):.2f} ({ratio.min():.2f} to {ratio.max():.2f}); ours {rate:.0f} documents/s at length 64"
-        )
+        spread = f"({ratio.min():.2f} to {ratio.max():.2f})"
+        print(f"{name}: peft / ours = {np.median(ratio):.2f} {spread}; ours {rate:.0f} documents/s at length 64")
 
 
 if __name__ == "__main__":
