@@ -67,14 +67,16 @@ class Bound:
         Whether the true probability is at most (upper) or at least (lower) the value.
     source : str
         The statement that proves it.
+    given : str
+        What it assumes beyond its level, if anything.
     binding : tuple of int, optional
         ``(i, s)``: the wrong task and the index of its component among all components that contribute most.
     confidence : float, optional
         For a bound that holds with a probability over drawn data only, that probability; None if it is deterministic.
     log_lower : float, optional
         Natural logarithm of a proved lower side of the same probability, where there is one.
-    estimate : float, optional
-        A point estimate that goes with a statistical bound.
+    estimate, log_estimate : float, optional
+        A point estimate that goes with a statistical bound, and its natural logarithm where the estimate may underflow.
     note : str
         Why it is vacuous, or what is not proved.
 
@@ -89,10 +91,12 @@ class Bound:
     log_formula: float
     direction: Direction = Direction.UPPER
     source: str = ""
+    given: str = ""
     binding: tuple[int, int] | None = None
     confidence: float | None = None
     log_lower: float | None = None
     estimate: float | None = None
+    log_estimate: float | None = None
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -111,6 +115,8 @@ class Bound:
             raise ValueError(f"bound {self.name}: confidence {self.confidence} is not inside (0, 1)")
         if self.estimate is not None and not 0 <= self.estimate <= 1:
             raise ValueError(f"bound {self.name}: estimate {self.estimate} is not a probability")
+        if self.log_estimate is not None and not -math.inf < self.log_estimate <= 0:
+            raise ValueError(f"bound {self.name}: log estimate {self.log_estimate} is not that of a probability")
 
     @property
     def log_value(self) -> float:
@@ -146,6 +152,7 @@ class Bound:
             "binding": list(self.binding) if self.binding is not None else None,
             "confidence": self.confidence,
             "source": self.source,
+            "given": self.given,
             "note": self.note,
         }
         if self.direction is Direction.LOWER and self.log_formula == -math.inf:
@@ -154,20 +161,22 @@ class Bound:
             out["log_lower"] = self.log_lower
         if self.estimate is not None:
             out["estimate"] = self.estimate
+        if self.log_estimate is not None:
+            out["log_estimate"] = self.log_estimate
         return out
 
 
 Rungs = Mapping[str, Bound]
 
 
-def nothing_known(name: str, level: Assumption, note: str, source: str = "") -> Bound:
+def nothing_known(name: str, level: Assumption, note: str, source: str = "", given: str = "") -> Bound:
     """The vacuous upper bound, saying why nothing better is known.
 
     Parameters
     ----------
-    name, level, source
+    name, level, source, given
         As for `Bound`.
     note : str
         Why no better statement is available.
     """
-    return Bound(name=name, level=level, log_formula=0.0, source=source, note=note)
+    return Bound(name=name, level=level, log_formula=0.0, source=source, given=given, note=note)

@@ -1,44 +1,61 @@
 """The ladder: every rung, for every true cluster, task and overall, under one query law.
 
-All rungs are unions over the wrong components of statements about one margin or its two scores, so each is computed as
-one number per query component and averaged with the law's weights. Which statement is proved where: theory.md, sections
-2, 3 and 9.
+Rungs on pairs are unions over the wrong components of statements about one margin or its two scores, so each is computed
+as one number per query component and averaged with the law's weights. Which statement is proved where: `theory/README.md`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
 
-from theory.bound import LOG_IMPOSSIBLE, Assumption, Bound, nothing_known
-from theory.certificates import certificate, clopper_pearson, upper_limit
+from theory.balls import chi_square_ball, kl_ball
+from theory.batch import batch_bound, log_bases
+from theory.bound import Assumption, Bound, nothing_known
+from theory.certificates import certificate
 from theory.errors import InputError
 from theory.exact import TailProbability, tail_probability
 from theory.margin import Margins, margins
 from theory.mixture import QueryLaw, Rule, Signatures, well_specified
-from theory.quadratic import QuadraticLaw
-from theory.tails import exponent, log_chernoff, log_chernoff_upper, log_lower_bernstein
+from theory.robust import Student, log_cantelli, log_moments, log_scale_mixture, log_unimodal
+from theory.sampling import SOURCE as SIMULATION
+from theory.sampling import Simulated, simulate, simulate_rare
+from theory.tails import log_chernoff, log_lower_bernstein
+from theory.unions import PerComponent, second_order, separation_bound, split_bound, summed
 
-RUNGS = ("L1", "L1b", "L2", "L3", "L5", "L6", "L7", "L8")
+RUNGS = ("L1", "L1b", "L2", "L3", "L4", "L5", "L5b", "L6", "L7", "L8", "L9", "L10", "L11", "L12")
 SOURCES = {
     "L1": "separation bound: T3 on the own score, T2 on every wrong score, one exponent",
     "L1b": "margin bound: Bernstein on each margin, summed over wrong components",
     "L2": "split bound: own score above a threshold or a wrong score below it, Chernoff or exact tails",
     "L3": "pairwise Chernoff, summed over wrong components",
+    "L4": "Chernoff on the level of tasks, summed over wrong tasks",
     "L5": "exact pair probabilities, summed over wrong components",
-    "L6": "Monte Carlo of rule and law, Clopper-Pearson limit",
+    "L5b": "exact pair probabilities less exact overlaps, or cut at a common threshold",
+    "L6": SIMULATION,
     "L7": "Cantelli's inequality on each margin, summed over wrong components",
     "L8": "Clopper-Pearson limit from held-out samples",
+    "L9": "Vysochanskii-Petunin on each margin, summed over wrong components",
+    "L10": "Markov on the best even moment of each margin, summed over wrong components",
+    "L11": "exact pair probabilities given a common random scale, averaged over it",
+    "L12": "L5 raised to the greatest error within a divergence of the query law",
 }
-# Thresholds of the split bound, in standard deviations of the own score above its mean, and (for scores far apart) in
-# parts of the way to the nearest wrong score's mean; any threshold is valid.
-_THRESHOLDS = np.concatenate([np.linspace(0.25, 4, 8), np.geomspace(5, 40, 5)])
-_PARTS = np.array([0.2, 0.4, 0.6])
+GIVEN = {
+    "L9": "each margin is unimodal",
+    "L10": "the moments used are those of the query law",
+    "L11": "the query's covariance is multiplied by W = dof / chi2_dof",
+    "L12": "the true law lies within the stated divergence of the query law",
+}
+# Rungs that are a sum over pairs or its refinement, one number per query component.
+_BY_COMPONENT = ("L1", "L1b", "L2", "L3", "L5", "L5b", "L7", "L9", "L10")
+# Below this union of Chernoff bounds plain draws would see too few errors, and importance sampling takes over.
+_RARE = np.log(1e-2)
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,33 @@ class HeldOut:
 
     errors: Int[np.ndarray, " K"]
     n: Int[np.ndarray, " K"]
+
+
+@dataclass(frozen=True)
+class Ball:
+    """A set of laws around the query law, for L12.
+
+    Parameters
+    ----------
+    divergence : {"kl", "chi2"}
+        ``KL(Q, P) <= radius`` in nats, or ``chi2(Q, P) <= radius``, with Q the true law and P the query law.
+    radius : float
+        At least 0.
+    """
+
+    divergence: Literal["kl", "chi2"]
+    radius: float
+
+    def __post_init__(self) -> None:
+        if self.divergence not in ("kl", "chi2"):
+            raise InputError("divergence", f"{self.divergence!r} is unknown; choose kl or chi2")
+        if not (np.isfinite(self.radius) and self.radius >= 0):
+            raise InputError("radius", f"{self.radius} is not a finite divergence of at least 0")
+
+    def worst(self, log_p: float) -> float:
+        """Log of the greatest probability, within the ball, of an event of probability at most ``exp(log_p)``."""
+        ball = kl_ball if self.divergence == "kl" else chi_square_ball
+        return float(np.squeeze(ball(np.array([min(log_p, 0.0)]), self.radius)))
 
 
 @dataclass(frozen=True)
@@ -81,8 +125,9 @@ class Ladder:
         rows = [("overall", None, None, self.overall)]
         rows += [("task", k, None, rungs) for k, rungs in self.tasks.items()]
         rows += [("cluster", k, t, rungs) for (k, t), rungs in self.clusters.items()]
+        optional = dict.fromkeys(("log_lower", "estimate", "log_estimate"))
         table = [
-            {"level_of": level, "task": k, "cluster": t, "rung": name, "log_lower": None, "estimate": None, **bound.to_dict()}
+            {"level_of": level, "task": k, "cluster": t, "rung": name, **optional, **bound.to_dict()}
             for level, k, t, rungs in rows
             for name, bound in rungs.items()
         ]
@@ -91,7 +136,7 @@ class Ladder:
         frame["binding_task"] = [b[0] if b else None for b in binding]
         frame["binding_component"] = [b[1] if b else None for b in binding]
         whole = ["task", "cluster", "binding_task", "binding_component"]
-        numbers = ["log_lower", "estimate", "confidence"]
+        numbers = [*optional, "confidence"]
         return frame.astype({**dict.fromkeys(whole, "Int64"), **dict.fromkeys(numbers, "float64")})
 
 
@@ -104,7 +149,7 @@ class PairTable:
     component, wrong, reference : (P,) int arrays
     mean, variance : (P,) arrays
         Of the margin.
-    log_exact, log_exact_low, log_chernoff, log_bernstein, log_cantelli : (P,) arrays
+    log_exact, log_exact_low, log_chernoff, log_bernstein, log_cantelli, log_unimodal, log_moments : (P,) arrays
     exact : (P,) bool array
         Whether the exact tail reached its accuracy (else `log_exact` is the Chernoff bound).
     """
@@ -119,6 +164,8 @@ class PairTable:
     log_chernoff: Float[np.ndarray, " P"]
     log_bernstein: Float[np.ndarray, " P"]
     log_cantelli: Float[np.ndarray, " P"]
+    log_unimodal: Float[np.ndarray, " P"]
+    log_moments: Float[np.ndarray, " P"]
     exact: Bool[np.ndarray, " P"]
 
 
@@ -128,8 +175,13 @@ def ladder(
     *,
     rng: np.random.Generator | None = None,
     simulations: int = 100_000,
+    sampling: Literal["auto", "plain", "importance"] = "auto",
     confidence: float = 0.95,
     held_out: HeldOut | None = None,
+    batch: int = 1,
+    intersections: int = 4,
+    scale: Student | None = None,
+    ball: Ball | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Ladder:
     """Compute every rung of the ladder.
@@ -144,10 +196,20 @@ def ladder(
         For L6; a fixed generator if None.
     simulations : int
         Draws from the whole law for L6; 0 leaves L6 out (vacuous).
+    sampling : {"auto", "plain", "importance"}
+        How L6 draws; "auto" takes importance sampling if L3 overall is below 1%, which depends on no draw.
     confidence : float
         Of L6 and L8.
     held_out : HeldOut, optional
         Error counts for L8; vacuous without.
+    batch : int
+        Queries of one task whose scores are added before L4 retrieves; every other rung speaks of single queries.
+    intersections : int
+        Exact overlaps that L5b computes per query component (each costs about as much as ten pairs); 0 leaves L5.
+    scale : Student, optional
+        Law of the common scale for L11; vacuous without.
+    ball : Ball, optional
+        Divergence for L12; vacuous without.
     advance : callable, optional
         Told the number of query components whose margins are done.
 
@@ -164,6 +226,12 @@ def ladder(
         raise InputError("confidence", f"{confidence} is not inside (0, 1)")
     if simulations < 0:
         raise InputError("simulations", f"{simulations} is negative")
+    if sampling not in ("auto", "plain", "importance"):
+        raise InputError("sampling", f"{sampling!r} is unknown; choose auto, plain or importance")
+    if batch < 1:
+        raise InputError("batch", f"{batch} is no batch size; needs at least 1")
+    if intersections < 0:
+        raise InputError("intersections", f"{intersections} is negative")
     if isinstance(rule, Signatures):
         rule = Rule(rule)
     if law is None:
@@ -171,23 +239,38 @@ def ladder(
     found = margins(rule, law, advance)
     tail = tail_probability(found.margin)
     pairs = _pair_table(found, tail)
-    per_component = _rungs_per_component(found, pairs, law)
-    errors = _simulate(rule, law, simulations, np.random.default_rng(0) if rng is None else rng) if simulations else None
-    joint = law.level
-    levels = {"L1": Assumption.A2, "L1b": joint, "L2": Assumption.A2, "L3": joint, "L5": joint, "L6": joint, "L7": Assumption.A1}
+    values = _by_component(rule, law, found, pairs, intersections)
+    if scale is not None:
+        log_mixed, _ = log_scale_mixture(found.margin, found.component, len(law), scale)
+        values["L11"] = replace(values["L5"], upper=log_mixed)
+    drawn = _draw(rule, law, found, values["L3"], simulations, sampling, np.random.default_rng(0) if rng is None else rng)
+    bases: dict[tuple[int, int | None], np.ndarray] = {}
+    levels = _levels(law)
     tasks_of_clusters = rule.signatures.task
 
-    def rows(members: Bool[np.ndarray, " C"], held: Bool[np.ndarray, " K"], simultaneous: int) -> dict[str, Bound]:
-        out = {}
-        for name in ("L1", "L1b", "L2", "L3", "L5", "L7"):
-            out[name] = _average(name, levels[name], per_component[name], law.weights, members, found, rule)
+    def averages(members: Bool[np.ndarray, " C"]) -> dict[str, Bound]:
+        out = {name: _average(name, levels[name], value, law.weights, members, found, rule) for name, value in values.items()}
         if found.single[members].all():
-            weights = law.weights[members] / law.weights[members].sum()
-            lower = float(logsumexp(per_component["L5"].lower[members], b=weights))
-            out["L5"] = _with_lower(out["L5"], lower)
+            share = law.weights[members] / law.weights[members].sum()
+            # Weights sum to one only to rounding, and a lower side rounds down.
+            lower = float(logsumexp(values["L5"].lower[members], b=share)) - 1e-13
+            for name in ("L5", "L5b"):
+                out[name] = replace(out[name], log_lower=min(lower, out[name].log_value))
         else:
-            out["L5"] = _with_note(out["L5"], "no lower side: another component of the true task can rescue the query")
-        out["L6"] = _monte_carlo(errors, members, confidence, levels["L6"])
+            rescue = "no lower side: another component of the true task can rescue the query"
+            out["L5"] = replace(out["L5"], note="; ".join(filter(None, (out["L5"].note, rescue))))
+        if scale is None:
+            out["L11"] = nothing_known("L11", levels["L11"], "needs the law of the scale", SOURCES["L11"], GIVEN["L11"])
+        out["L12"] = _ball(out["L5"], ball)
+        return out
+
+    def rows(members: Bool[np.ndarray, " C"], held: Bool[np.ndarray, " K"], simultaneous: int) -> dict[str, Bound]:
+        out = averages(members)
+        out["L4"] = _batches(rule, law, found, members, batch, bases)
+        if drawn is None:
+            out["L6"] = nothing_known("L6", levels["L6"], "no draws; raise the number of simulations", SOURCES["L6"])
+        else:
+            out["L6"] = drawn.bound(members, confidence, levels["L6"])
         if held_out is None or not held_out.n[held].sum():
             out["L8"] = nothing_known("L8", Assumption.A0, "needs held-out samples", SOURCES["L8"])
         else:
@@ -207,112 +290,99 @@ def ladder(
     )
 
 
-@dataclass(frozen=True)
-class _PerComponent:
-    upper: Float[np.ndarray, " C"]
-    binding: Int[np.ndarray, " C"]
-    lower: Float[np.ndarray, " C"]
-
-
-def log_cantelli(law: QuadraticLaw) -> Float[np.ndarray, " P"]:
-    """L7: log of ``Var M / (Var M + (E M)^2)``, a bound on ``P(M <= 0)`` when ``E M > 0``; 0 otherwise."""
-    mean, variance = law.mean(), law.variance()
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        value = -np.log1p(mean**2 / variance)
-    return np.where(mean > 0, np.where(np.isnan(value), 0.0, np.maximum(value, LOG_IMPOSSIBLE)), 0.0)
+def _levels(law: QueryLaw) -> dict[str, Assumption]:
+    """Assumption level of every rung: marginal, moment or joint statements."""
+    joint = law.level
+    levels = dict.fromkeys(RUNGS, joint)
+    return levels | {"L1": Assumption.A2, "L2": Assumption.A2, "L8": Assumption.A0} | dict.fromkeys(("L7", "L9", "L10"), Assumption.A1)
 
 
 def _pair_table(found: Margins, tail: TailProbability) -> PairTable:
+    margin = found.margin
+    low = tail.log_low
+    if found.slack.any():
+        # A pair implies an error without the slack that the upper side must grant (theory.md, section 3).
+        low = np.where(found.slack > 0, tail_probability(margin.shifted(found.slack)).log_low, low)
     return PairTable(
         component=found.component,
         wrong=found.wrong,
         reference=found.reference[found.component],
-        mean=found.margin.mean(),
-        variance=found.margin.variance(),
+        mean=margin.mean(),
+        variance=margin.variance(),
         log_exact=tail.log_high,
-        log_exact_low=tail.log_low,
-        log_chernoff=log_chernoff(found.margin),
-        log_bernstein=log_lower_bernstein(found.margin),
-        log_cantelli=log_cantelli(found.margin),
+        log_exact_low=low,
+        log_chernoff=log_chernoff(margin),
+        log_bernstein=log_lower_bernstein(margin),
+        log_cantelli=log_cantelli(margin),
+        log_unimodal=log_unimodal(margin),
+        log_moments=log_moments(margin),
         exact=tail.exact,
     )
 
 
-def _union(values: Float[np.ndarray, " P"], component: Int[np.ndarray, " P"], C: int) -> tuple[np.ndarray, np.ndarray]:
-    """Log of the sum over each component's pairs, rounded up, and the index of the largest pair."""
-    total, binding = np.empty(C), np.empty(C, dtype=np.int64)
-    edges = np.searchsorted(component, np.arange(C + 1))
-    for c in range(C):
-        part = values[edges[c] : edges[c + 1]]
-        total[c] = logsumexp(part) + 1e-14 * part.size
-        binding[c] = edges[c] + int(np.argmax(part))
-    return total, binding
+def _by_component(rule: Rule, law: QueryLaw, found: Margins, pairs: PairTable, intersections: int) -> dict[str, PerComponent]:
+    edges = found.edges
+    out = {
+        "L1": separation_bound(found),
+        "L1b": summed(pairs.log_bernstein, edges),
+        "L2": split_bound(found),
+        "L3": summed(pairs.log_chernoff, edges),
+        "L5": replace(summed(pairs.log_exact, edges), lower=np.maximum.reduceat(pairs.log_exact_low, edges[:-1])),
+        "L5b": second_order(rule, law, found, pairs.log_exact, intersections),
+        "L7": summed(pairs.log_cantelli, edges),
+        "L9": summed(pairs.log_unimodal, edges),
+        "L10": summed(pairs.log_moments, edges),
+    }
+    return {name: out[name] for name in _BY_COMPONENT}
 
 
-def _rungs_per_component(found: Margins, pairs: PairTable, law: QueryLaw) -> dict[str, _PerComponent]:
-    C = len(law)
-    nothing = np.full(C, -np.inf)
-    out = {}
-    for name, values in (("L1b", pairs.log_bernstein), ("L3", pairs.log_chernoff), ("L5", pairs.log_exact), ("L7", pairs.log_cantelli)):
-        upper, binding = _union(values, found.component, C)
-        lower = nothing
-        if name == "L5":
-            lower = np.array([pairs.log_exact_low[found.component == c].max() for c in range(C)])
-        out[name] = _PerComponent(upper, binding, lower)
-    upper, binding = _separation(found, C)
-    out["L1"] = _PerComponent(upper, binding, nothing)
-    upper, binding = _split(found, C)
-    out["L2"] = _PerComponent(upper, binding, nothing)
-    return out
+def _draw(
+    rule: Rule, law: QueryLaw, found: Margins, chernoff: PerComponent, n: int, sampling: str, rng: np.random.Generator
+) -> Simulated | None:
+    if n == 0:
+        return None
+    if sampling == "auto":
+        sampling = "importance" if logsumexp(np.minimum(chernoff.upper, 0.0), b=law.weights) < _RARE else "plain"
+    return simulate_rare(rule, law, n, rng, found) if sampling == "importance" else simulate(rule, law, n, rng)
 
 
-def _separation(found: Margins, C: int) -> tuple[np.ndarray, np.ndarray]:
-    """L1: ``N exp(-t*)`` with the smallest over wrong components of the largest exponent t that their gap affords.
+def _batches(
+    rule: Rule,
+    law: QueryLaw,
+    found: Margins,
+    members: Bool[np.ndarray, " C"],
+    size: int,
+    bases: dict[tuple[int, int | None], np.ndarray],
+) -> Bound:
+    """L4 for batches drawn from one cluster, from one task, or from a task drawn by its weight."""
+    total, note = [], ""
+    single_task = np.unique(law.task[members]).size == 1
+    clusters = np.unique(law.cluster[members])
+    for k in np.unique(law.task[members]):
+        part = members & (law.task == k)
+        key = (int(k), int(clusters[0]) if single_task and clusters.size == 1 else None)
+        if key not in bases:
+            bases[key] = log_bases(rule, law, found, part)
+        total.append(batch_bound(bases[key], size))
+    share = np.array([law.weights[members & (law.task == k)].sum() for k in np.unique(law.task[members])])
+    log_formula = float(logsumexp(total, b=share / share.sum())) + 1e-14
+    if all(value >= 0 for value in total):
+        note = "vacuous: the formula exceeds one for every task"
+    else:
+        log_formula = float(logsumexp(np.minimum(total, 0.0), b=share / share.sum())) + 1e-14
+    source = SOURCES["L4"] + (f", batches of {size} queries of one task" if size > 1 else "")
+    return Bound("L4", law.level, log_formula, source=source, note=note)
 
-    With ``X`` the own and ``Y`` a wrong score, an error needs ``X >= Y``. If ``E Y - E X >= sqrt(2 V_X t) + 2 w_+(X) t +
-    sqrt(2 V_Y t) + 2 w_-(Y) t``, a threshold separates them up to ``exp(-t)`` on each side (T3 above, T2 below). For the
-    well-specified rule "max" this is ``d delta + kappa >= 2 sqrt(d t) + 2 t + sqrt(2 V t)``.
-    """
-    own, other, of = found.own, found.other, found.component
-    gap = other.mean() - own.mean()[of]
-    a = np.sqrt(2 * own.variance())[of] + np.sqrt(2 * other.variance())
-    b = 2 * (own.greatest_weight()[of] + other.least_weight())
-    t = exponent(gap, a, b)
-    edges = np.searchsorted(of, np.arange(C + 1))
-    binding = np.array([edges[c] + int(np.argmin(t[edges[c] : edges[c + 1]])) for c in range(C)])
-    N = 1 + np.diff(edges)
-    return np.where(t[binding] > 0, np.log(N) - t[binding], np.log(N)), binding
 
-
-def _split(found: Margins, C: int) -> tuple[np.ndarray, np.ndarray]:
-    """L2: the least over thresholds of ``P(X >= c) + sum P(Y <= c)``, or with a threshold per pair; exact tails at the end."""
-    own, of = found.own, found.component
-    mean, spread = own.mean(), np.sqrt(own.variance())
-    edges = np.searchsorted(of, np.arange(C + 1))
-    gap = found.other.mean() - mean[of]
-    nearest = np.maximum(0.0, np.minimum.reduceat(gap, edges[:-1]))
-    levels = np.concatenate([mean[:, None] + spread[:, None] * _THRESHOLDS, mean[:, None] + nearest[:, None] * _PARTS], axis=1)
-    above = np.stack([log_chernoff_upper(own, levels[:, j]) for j in range(levels.shape[1])], axis=1)
-    below = np.stack([log_chernoff(found.other, levels[of, j]) for j in range(levels.shape[1])], axis=1)
-    shared = np.empty((C, levels.shape[1]))
-    for c in range(C):
-        shared[c] = np.logaddexp(above[c], logsumexp(below[edges[c] : edges[c + 1]], axis=0))
-    chosen = np.argmin(shared, axis=1)
-    threshold = levels[np.arange(C), chosen]
-    above_exact = tail_probability((-own).shifted(threshold)).log_high
-    below_exact = tail_probability(found.other.shifted(-threshold[of])).log_high
-    per_pair = np.minimum(0.0, np.logaddexp(above[of], below).min(axis=1))
-    total, binding = np.empty(C), np.empty(C, dtype=np.int64)
-    for c in range(C):
-        rows = slice(edges[c], edges[c + 1])
-        common = np.logaddexp(above_exact[c], logsumexp(below_exact[rows]))
-        total[c] = min(common, logsumexp(per_pair[rows])) + 1e-14 * (edges[c + 1] - edges[c])
-        binding[c] = edges[c] + int(np.argmax(below_exact[rows]))
-    return total, binding
+def _ball(exact: Bound, ball: Ball | None) -> Bound:
+    if ball is None:
+        return nothing_known("L12", exact.level, "needs a divergence", SOURCES["L12"], GIVEN["L12"])
+    given = f"the true law lies within {'KL' if ball.divergence == 'kl' else 'chi-square'} divergence {ball.radius:.4g} of the query law"
+    return replace(exact, name="L12", log_formula=ball.worst(exact.log_value), source=SOURCES["L12"], given=given, log_lower=None, note="")
 
 
 def _average(
-    name: str, level: Assumption, value: _PerComponent, weights: np.ndarray, members: np.ndarray, found: Margins, rule: Rule
+    name: str, level: Assumption, value: PerComponent, weights: np.ndarray, members: np.ndarray, found: Margins, rule: Rule
 ) -> Bound:
     """Average over query components, each clipped at one first; if all say nothing, the formula's own excess is kept."""
     share = weights[members] / weights[members].sum()
@@ -329,57 +399,5 @@ def _average(
         log_formula = float(logsumexp(np.minimum(upper, 0.0), b=share)) + 1e-14
         if idle.any():
             note = f"{int(idle.sum())} of {idle.size} query components, weight {share[idle].sum():.2f}, contribute one"
-    return Bound(name, level, log_formula, source=SOURCES[name], binding=(int(rule.signatures.task[wrong]), wrong), note=note)
-
-
-def _with_lower(bound: Bound, lower: float) -> Bound:
-    return Bound(
-        bound.name,
-        bound.level,
-        bound.log_formula,
-        source=bound.source,
-        binding=bound.binding,
-        log_lower=min(lower, bound.log_value),
-        note=bound.note,
-    )
-
-
-def _with_note(bound: Bound, note: str) -> Bound:
-    joined = f"{bound.note}; {note}" if bound.note else note
-    return Bound(bound.name, bound.level, bound.log_formula, source=bound.source, binding=bound.binding, note=joined)
-
-
-@dataclass(frozen=True)
-class _Simulated:
-    errors: Int[np.ndarray, " C"]
-    n: Int[np.ndarray, " C"]
-
-
-def _simulate(rule: Rule, law: QueryLaw, n: int, rng: np.random.Generator) -> _Simulated:
-    """Draw from the whole law and count errors by query component."""
-    block = max(1, 2**26 // (8 * law.means.shape[1] * law.means.shape[2] + 8 * len(rule.signatures)))
-    errors, drawn = np.zeros(len(law), dtype=np.int64), np.zeros(len(law), dtype=np.int64)
-    for start in range(0, n, block):
-        x, label = law.sample(min(block, n - start), rng)
-        wrong = rule.retrieve(x) != law.task[label]
-        errors += np.bincount(label[wrong], minlength=len(law))
-        drawn += np.bincount(label, minlength=len(law))
-    return _Simulated(errors, drawn)
-
-
-def _monte_carlo(simulated: _Simulated | None, members: np.ndarray, confidence: float, level: Assumption) -> Bound:
-    if simulated is None or not simulated.n[members].sum():
-        return nothing_known("L6", level, "no draws; raise the number of simulations", SOURCES["L6"])
-    errors, n = int(simulated.errors[members].sum()), int(simulated.n[members].sum())
-    # Labels are drawn, so given their number the draws of a cluster or task are independent from its own law.
-    limit = upper_limit(errors, n, (1 - confidence) / 2)
-    low = clopper_pearson(errors, n, confidence)[0]
-    return Bound(
-        "L6",
-        level,
-        float(np.log(limit)),
-        source=f"{SOURCES['L6']}, {n} draws",
-        confidence=confidence,
-        log_lower=float(np.log(low)) if low > 0 else None,
-        estimate=errors / n,
-    )
+    binding = (int(rule.signatures.task[wrong]), wrong)
+    return Bound(name, level, log_formula, source=SOURCES[name], given=GIVEN.get(name, ""), binding=binding, note=note)

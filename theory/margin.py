@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from theory.errors import InputError
 from theory.mixture import QueryLaw, Rule
@@ -20,9 +20,9 @@ _CHUNK_BYTES = 256 * 2**20
 class Margins:
     """Laws of the margins of every (query component, wrong component) pair.
 
-    A query of component c errs only if, for some wrong component s, ``score_s(v_i) <= score_t(u)`` for *every* true
-    component t; so the pair with any one fixed reference t bounds it. The reference is the component of least expected
-    score under c, which depends on the laws alone.
+    A query of component c errs only if, for some wrong component s of task i, ``score_s(v_i) - slack_i <= score_t(u)``
+    for *every* true component t (the slack is that of the rule; 0 but for "mixture"); so the pair with any one fixed
+    reference t bounds it. The reference is the component of least expected score under c, which depends on the laws alone.
 
     Attributes
     ----------
@@ -31,13 +31,15 @@ class Margins:
     reference : (C,) int array
         Reference component of each query component.
     margin : QuadraticLaw
-        ``M = score_s(v_i) - score_t(u)`` of each pair; an error needs ``M <= 0``. Joint law: level A3 or A4.
+        ``M = score_s(v_i) - slack_i - score_t(u)`` of each pair; an error needs ``M <= 0``. Joint law: level A3 or A4.
     own : QuadraticLaw
         ``score_t(u)`` of each query component (marginal law: level A2).
     other : QuadraticLaw
-        ``score_s(v_i)`` of each pair (marginal law: level A2).
+        ``score_s(v_i) - slack_i`` of each pair (marginal law: level A2).
+    slack : (P,) array
+        ``slack_i`` of each pair.
     single : (C,) bool array
-        Whether the true task has one component only, so that ``M <= 0`` for a pair *implies* an error.
+        Whether the true task has one component only, so that ``M + slack_i <= 0`` for a pair *implies* an error.
     """
 
     component: Int[np.ndarray, " P"]
@@ -46,7 +48,13 @@ class Margins:
     margin: QuadraticLaw
     own: QuadraticLaw
     other: QuadraticLaw
-    single: np.ndarray
+    slack: Float[np.ndarray, " P"]
+    single: Bool[np.ndarray, " C"]
+
+    @property
+    def edges(self) -> Int[np.ndarray, " C1"]:
+        """Where each query component's pairs begin, and the number of pairs at the end."""
+        return np.searchsorted(self.component, np.arange(len(self.reference) + 1))
 
 
 def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = None) -> Margins:
@@ -80,11 +88,11 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
         if S == 1:
             factor = law.factors[c]
             mine = signatures.own(k)
-            u_forms = _forms(rule, mine, None, law.means[c, 0], factor)
+            u_forms = score_forms(rule, mine, None, law.means[c, 0], factor)
             t = int(np.argmin(_mean(u_forms)))
             u = tuple(part[t] for part in u_forms)
             foes = signatures.wrong(k)
-            v_forms = _forms(rule, foes, None, law.means[c, 0], factor)
+            v_forms = score_forms(rule, foes, None, law.means[c, 0], factor)
             other.append(_laws(v_forms))
             margin.append(_laws((v_forms[0] - u[0], v_forms[1] - u[1], v_forms[2] - u[2])))
             component.append(np.full(foes.size, c))
@@ -93,7 +101,7 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
             block_k = slice(k * d, (k + 1) * d)
             factor_u = np.linalg.cholesky(law.covariances[c][block_k, block_k])
             mine = signatures.own(k)
-            u_forms = _forms(rule, mine, k, law.means[c, k], factor_u)
+            u_forms = score_forms(rule, mine, k, law.means[c, k], factor_u)
             t = int(np.argmin(_mean(u_forms)))
             u = tuple(part[t] for part in u_forms)
             for i in range(S):
@@ -103,13 +111,13 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
                 pick = np.r_[block_k, block_i]
                 joint = np.linalg.cholesky(law.covariances[c][np.ix_(pick, pick)])
                 foes = signatures.own(i)
-                v_joint = _forms(rule, foes, i, law.means[c, i], joint[d:])
+                v_joint = score_forms(rule, foes, i, law.means[c, i], joint[d:])
                 A, b = v_joint[0].copy(), v_joint[1].copy()
                 A[:, :d, :d] -= u[0]
                 b[:, :d] -= u[1]
                 margin.append(_laws((A, b, v_joint[2] - u[2])))
                 marginal = np.linalg.cholesky(law.covariances[c][block_i, block_i])
-                other.append(_laws(_forms(rule, foes, i, law.means[c, i], marginal)))
+                other.append(_laws(score_forms(rule, foes, i, law.means[c, i], marginal)))
                 component.append(np.full(foes.size, c))
                 wrong.append(foes)
         reference[c] = mine[t]
@@ -117,29 +125,39 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
         if advance is not None:
             advance(1)
     sizes = np.bincount(signatures.task)
+    foes = np.concatenate(wrong)
+    slack = rule.slack[signatures.task[foes]]
     return Margins(
         component=np.concatenate(component),
-        wrong=np.concatenate(wrong),
+        wrong=foes,
         reference=reference,
-        margin=_join(margin),
+        margin=_join(margin).shifted(-slack),
         own=_join(own),
-        other=_join(other),
+        other=_join(other).shifted(-slack),
+        slack=slack,
         single=sizes[law.task] == 1,
     )
 
 
-_Forms = tuple[Float[np.ndarray, "n D D"], Float[np.ndarray, "n D"], Float[np.ndarray, " n"]]
+Forms = tuple[Float[np.ndarray, "n D D"], Float[np.ndarray, "n D"], Float[np.ndarray, " n"]]
 
 
-def _forms(rule: Rule, components: np.ndarray, space: int | None, mean: np.ndarray, factor: np.ndarray) -> _Forms:
-    """Scores of some components as quadratic forms in z, for a query ``mean + factor z``, factor (d, D)."""
+def score_forms(rule: Rule, components: np.ndarray, space: int | None, mean: np.ndarray, factor: np.ndarray) -> Forms:
+    """Scores of some components as quadratic forms ``z'Az + b'z + c``, for a query ``mean + factor z``, factor (d, D).
+
+    The query is seen in the embedding space of one task, whose background counts; None stands for one shared space.
+    """
     signatures = rule.signatures
     whiteners = signatures.gaussians.whiteners[components]
     F = whiteners @ factor
     a = np.einsum("nij,nj->ni", whiteners, mean - signatures.means[components])
     A = np.swapaxes(F, -1, -2) @ F
     b = 2 * np.einsum("nij,ni->nj", F, a)
-    c = np.einsum("ni,ni->n", a, a) + signatures.constants[components]
+    c = np.einsum("ni,ni->n", a, a)
+    if rule.kind == "angular":
+        scales = rule.scales[components]
+        A, b, c = scales[:, None, None] * A, scales[:, None] * b, scales * c
+    c = c + rule.offsets[components]
     if rule.background is not None and space is not None:
         whitener = rule.background.whiteners[space]
         F0 = whitener @ factor
@@ -150,11 +168,11 @@ def _forms(rule: Rule, components: np.ndarray, space: int | None, mean: np.ndarr
     return A, b, c
 
 
-def _mean(forms: _Forms) -> np.ndarray:
+def _mean(forms: Forms) -> np.ndarray:
     return forms[2] + np.trace(forms[0], axis1=-2, axis2=-1)
 
 
-def _laws(forms: _Forms) -> QuadraticLaw:
+def _laws(forms: Forms) -> QuadraticLaw:
     A, b, c = forms
     rows = max(1, _CHUNK_BYTES // (8 * A.shape[-1] ** 2))
     parts = [QuadraticLaw.of_forms(A[j : j + rows], b[j : j + rows], c[j : j + rows]) for j in range(0, A.shape[0], rows)]

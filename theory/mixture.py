@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -18,6 +19,8 @@ _ASYMMETRY = 1e-8
 _SCORE_BYTES = 2**21
 # Fewer rows than this make a matrix product inefficient.
 _SCORE_ROWS = 128
+# Greatest exponent of a scale of the angular rule: its products with distances must stay finite.
+_GREATEST_EXPONENT = 300.0
 
 
 def _finite(argument: str, values: np.ndarray) -> None:
@@ -251,36 +254,84 @@ class Signatures:
         return np.flatnonzero(self.task == task)
 
 
+RuleKind = Literal["max", "mixture", "angular"]
+
+
 @dataclass(frozen=True)
 class Rule:
-    """A retrieval rule: the task of least score wins, a task's score being the least over its components.
+    """A retrieval rule: the task of least score wins.
 
-    With no background the score of component s is its energy ``E_s = Q_s + log det Lam_s`` (the published rule "max").
-    With a background, one Gaussian per embedding space, the background's energy in the same space is subtracted; the
-    score is then invariant under any invertible affine map of each space. In one shared space it changes nothing.
+    Every component s has a score that is quadratic in the embedding, ``scale_s Q_s + offset_s``, less a background's
+    energy in the same space if there is one. What differs is the scale, the offset and how a task's components combine:
+
+    ========== ===================================== ================================================ ===================
+    kind       component score                       task score                                       slack of task i
+    ========== ===================================== ================================================ ===================
+    "max"      ``E_s`` (the published rule)          least over the task's components                 0
+    "mixture"  ``E_s``, weights always counted       ``-2 log sum_s exp(-score_s / 2)``                 ``2 log tau_i``
+    "angular"  ``exp((E_s - Q_s) / d) Q_s``          least over the task's components                 0
+    ========== ===================================== ================================================ ===================
+
+    with ``E_s = Q_s + log det Lam_s`` (and ``-2 log pi_s`` with weights). "angular" orders components as
+    ``d log Q_s + log det Lam_s`` does, of which it is an increasing function: a common factor of all distances cancels.
+    A task's score lies below the least of its components' scores by at most the slack (theory.md, section 1).
+
+    With a background, one Gaussian per embedding space, the score is a likelihood ratio and is invariant under any
+    invertible affine map of each space. In one shared space it changes nothing.
 
     Parameters
     ----------
     signatures : Signatures
     background : Gaussians, optional
         One Gaussian per task's embedding space, in task order.
+    kind : {"max", "mixture", "angular"}
+
+    Attributes
+    ----------
+    scales, offsets : (K,) arrays
+        Of each component's score.
+    slack : (m,) array
 
     Raises
     ------
     InputError
-        If the background does not hold one Gaussian per task, or lives in another dimension.
+        If the kind is unknown, the background does not hold one Gaussian per task or lives in another dimension, or a
+        background is given to the angular rule (whose scores are no log-likelihoods, so that no ratio exists).
     """
 
     signatures: Signatures
     background: Gaussians | None = None
+    kind: RuleKind = "max"
+    scales: Float[np.ndarray, " K"] = field(init=False, repr=False)
+    offsets: Float[np.ndarray, " K"] = field(init=False, repr=False)
+    slack: Float[np.ndarray, " m"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        signatures = self.signatures
+        if self.kind not in get_args(RuleKind):
+            raise InputError("kind", f"{self.kind!r} is no rule; choose one of {', '.join(get_args(RuleKind))}")
+        sizes = np.bincount(signatures.task)
+        scales, offsets, slack = np.ones(len(signatures)), signatures.constants, np.zeros(signatures.tasks)
+        if self.kind == "mixture":
+            slack = 2 * np.log(sizes)
+            if signatures.weights is None:
+                offsets = offsets + 2 * np.log(sizes)[signatures.task]
+        elif self.kind == "angular":
+            if self.background is not None:
+                raise InputError("background", "has no meaning for the angular rule; use kind 'max' or 'mixture'")
+            # Only ratios matter; dividing by the least keeps the scales at one and above.
+            exponents = (signatures.constants - signatures.constants.min()) / signatures.dimension
+            if exponents.max() > _GREATEST_EXPONENT:
+                raise InputError("covariances", "differ too much in volume for the angular rule; rescale the embedding or use kind 'max'")
+            scales, offsets = np.exp(exponents), np.zeros(len(signatures))
+        for name, value in (("scales", scales), ("offsets", offsets), ("slack", slack)):
+            object.__setattr__(self, name, value)
         if self.background is None:
             return
-        if len(self.background) != self.signatures.tasks:
-            raise InputError("background", f"holds {len(self.background)} Gaussians; needs one for each of {self.signatures.tasks} tasks")
-        if self.background.dimension != self.signatures.dimension:
-            raise InputError("background", f"has dimension {self.background.dimension}; signatures have {self.signatures.dimension}")
+        if len(self.background) != signatures.tasks:
+            raise InputError("background", f"holds {len(self.background)} Gaussians; needs one for each of {signatures.tasks} tasks")
+        if self.background.dimension != signatures.dimension:
+            raise InputError("background", f"has dimension {self.background.dimension}; signatures have {signatures.dimension}")
 
     def spaces(self, shared: bool) -> int:
         """The number of embedding spaces a query must be given in: 1 if shared, else one per task."""
@@ -308,24 +359,47 @@ class Rule:
         _finite("queries", x)
         if x.shape[1] == 1:
             # One space: a background would shift all components alike, so it is left out rather than cancelled.
-            return signatures.gaussians.mahalanobis(x[:, 0]) + signatures.constants
-        out = np.empty((x.shape[0], len(signatures)))
-        for k in range(signatures.tasks):
-            own = signatures.own(k)
-            out[:, own] = signatures.gaussians.mahalanobis(x[:, k], own) + signatures.constants[own]
-            if self.background is not None:
-                out[:, own] -= self.background.energies(x[:, k], np.array([k]))
-        return out
+            out = signatures.gaussians.mahalanobis(x[:, 0])
+        else:
+            out = np.empty((x.shape[0], len(signatures)))
+            for k in range(signatures.tasks):
+                own = signatures.own(k)
+                out[:, own] = signatures.gaussians.mahalanobis(x[:, k], own)
+                if self.background is not None:
+                    out[:, own] -= self.background.energies(x[:, k], np.array([k]))
+        if self.kind == "angular":
+            out *= self.scales
+        return out + self.offsets
 
     def task_scores(self, scores: Float[np.ndarray, "n K"]) -> Float[np.ndarray, "n m"]:
-        """Least score over each task's components."""
+        """Score of every task from those of its components."""
         order = np.argsort(self.signatures.task, kind="stable")
         starts = np.searchsorted(self.signatures.task[order], np.arange(self.signatures.tasks))
-        return np.minimum.reduceat(scores[:, order], starts, axis=1)
+        best = np.minimum.reduceat(scores[:, order], starts, axis=1)
+        if self.kind != "mixture":
+            return best
+        # Relative to the best, so that the sum holds a one and neither underflows nor overflows.
+        apart = np.exp(-(scores - best[:, self.signatures.task]) / 2)
+        return best - 2 * np.log(np.add.reduceat(apart[:, order], starts, axis=1))
 
     def retrieve(self, x: Float[np.ndarray, "n S d"]) -> Int[np.ndarray, " n"]:
         """The retrieved task of every query, one sample at a time (no score is shared between queries)."""
         return np.argmin(self.task_scores(self.scores(x)), axis=1)
+
+    def retrieve_batches(self, x: Float[np.ndarray, "nB S d"], size: int) -> Int[np.ndarray, " n"]:
+        """The retrieved task of every batch: scores are summed over `size` consecutive queries of one task.
+
+        What this measures depends on the batch size, and is not the error of single queries.
+
+        Raises
+        ------
+        InputError
+            If the number of queries is no multiple of the size.
+        """
+        if size < 1 or len(x) % size:
+            raise InputError("size", f"{size} does not divide the {len(x)} queries into batches")
+        per_task = self.task_scores(self.scores(x))
+        return np.argmin(per_task.reshape(-1, size, per_task.shape[1]).sum(axis=1), axis=1)
 
 
 @dataclass(frozen=True)
