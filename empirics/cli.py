@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -14,8 +16,13 @@ from rich.console import Console
 from theory.bound import Bound
 from theory.errors import InputError
 from theory.files import read_queries, read_signatures
-from theory.ladder import ladder
-from theory.mixture import Rule
+from theory.ladder import Ball, ladder
+from theory.mixture import Rule, RuleKind
+from theory.robust import Student
+from theory.slack import slack
+
+if TYPE_CHECKING:
+    from theory.planner import Plan
 
 app = typer.Typer(
     name="proteus-bounds",
@@ -74,11 +81,27 @@ def bound(
     confidence: Annotated[float, typer.Option(help="Of the simulated rung.")] = 0.95,
     simulations: Annotated[int, typer.Option(help="Draws for the simulated rung.")] = 100_000,
     seed: Annotated[int, typer.Option(help="Of the simulated rung.")] = 0,
+    rule: Annotated[str, typer.Option(help="max (the published rule), mixture or angular.")] = "max",
+    batch: Annotated[int, typer.Option(help="Queries of one task whose scores L4 adds.")] = 1,
+    intersections: Annotated[int, typer.Option(help="Exact overlaps for L5b per query component.")] = 4,
+    student: Annotated[float | None, typer.Option(help="Degrees of freedom of a common random scale, for L11.")] = None,
+    kl: Annotated[float | None, typer.Option(help="Divergence in nats of the true law from the assumed one, for L12.")] = None,
+    why: Annotated[bool, typer.Option(help="Print where the slack of every rung goes, overall.")] = False,
 ) -> None:
     """Print the ladder of bounds for signatures from a file, without any pipeline."""
     known = read_signatures(signatures)
     law = read_queries(queries, known) if queries else None
-    found = ladder(Rule(known), law, rng=np.random.default_rng(seed), simulations=simulations, confidence=confidence)
+    found = ladder(
+        Rule(known, kind=cast(RuleKind, rule)),
+        law,
+        rng=np.random.default_rng(seed),
+        simulations=simulations,
+        confidence=confidence,
+        batch=batch,
+        intersections=intersections,
+        scale=Student(student) if student is not None else None,
+        ball=Ball("kl", kl) if kl is not None else None,
+    )
     if json_:
         print(
             json.dumps(
@@ -92,9 +115,115 @@ def bound(
             )
         )
         return
-    from empirics.report import print_ladder
+    from empirics.report import print_ladder, print_slack
 
-    print_ladder(found, Console(width=None if sys.stdout.isatty() else 150))
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    print_ladder(found, console)
+    if why:
+        print_slack(slack(found), console)
+
+
+plan_app = typer.Typer(name="plan", help="How many samples, how much separation, how many tasks, how large a batch.", no_args_is_help=True)
+app.add_typer(plan_app)
+
+_Tasks = Annotated[int, typer.Option(help="Number of tasks.")]
+_Components = Annotated[int, typer.Option(help="Gaussian components of each task.")]
+_Dimension = Annotated[int, typer.Option(help="Embedding dimension.")]
+_Delta = Annotated[float, typer.Option("--separation", help="delta of every wrong component: its squared Mahalanobis distance over d.")]
+_Error = Annotated[float, typer.Option("--error", help="Target error, inside (0, 1).")]
+_OneRung = Annotated[str | None, typer.Option(help="L1, L3 or L5; all of them by default.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@plan_app.command("separation")
+def plan_separation(
+    tasks: _Tasks, dimension: _Dimension, error: _Error, components: _Components = 1, rung: _OneRung = None, json_: _Json = False
+) -> None:
+    """The least separation at which the bound on the error of well-specified signatures meets the target."""
+    from theory.planner import PLANNED_RUNGS, separation_for
+
+    with _named():
+        _show_plans([separation_for(tasks, components, dimension, error, name) for name in ([rung] if rung else PLANNED_RUNGS)], json_)
+
+
+@plan_app.command("tasks")
+def plan_tasks(
+    separation: _Delta, dimension: _Dimension, error: _Error, components: _Components = 1, rung: _OneRung = None, json_: _Json = False
+) -> None:
+    """The greatest number of tasks that a separation holds."""
+    from theory.planner import PLANNED_RUNGS, tasks_for
+
+    with _named():
+        _show_plans([tasks_for(separation, dimension, components, error, name) for name in ([rung] if rung else PLANNED_RUNGS)], json_)
+
+
+@plan_app.command("samples")
+def plan_samples(
+    tasks: _Tasks, separation: _Delta, dimension: _Dimension, error: _Error, components: _Components = 1, json_: _Json = False
+) -> None:
+    """The samples per cluster that are enough, in expectation, for signatures estimated from them."""
+    from theory.planner import samples_per_cluster
+
+    with _named():
+        _show_plans([samples_per_cluster(dimension, tasks, components, separation, error)], json_)
+
+
+@plan_app.command("batch")
+def plan_batch(
+    tasks: _Tasks, separation: _Delta, dimension: _Dimension, error: _Error, components: _Components = 1, json_: _Json = False
+) -> None:
+    """The least batch of queries of one task, scores summed, that meets the target."""
+    from theory.planner import batch_for
+
+    with _named():
+        _show_plans([batch_for(tasks, components, dimension, separation, error)], json_)
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Name the option at fault, where the planner names its argument."""
+    options = {"d": "--dimension", "delta": "--separation", "eps": "--error"}
+    try:
+        yield
+    except InputError as error:
+        raise InputError(options.get(error.argument, f"--{error.argument}"), error.problem) from None
+
+
+def _show_plans(plans: list[Plan], json_: bool) -> None:
+    """Print plans, one row for each rung, and what they assume."""
+    if json_:
+        print(json.dumps({"plans": [plan.to_dict() for plan in plans]}, allow_nan=False))
+        return
+    from rich.table import Table
+
+    table = Table(
+        "rung", "level", "answer", "error at most", "next cheaper", "error at most", title=plans[0].question, title_justify="left"
+    )
+    for plan in plans:
+        answer = "none" if plan.answer is None else _plain(plan.answer)
+        other = plan.neighbour_bound
+        table.add_row(
+            plan.rung,
+            plan.level.value,
+            answer,
+            f"{plan.value:.6g}",
+            "-" if plan.neighbour is None else _plain(plan.neighbour),
+            "-" if other is None else f"{other.value:.6g}",
+        )
+    console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+    console.print(table)
+    for plan in plans:
+        if plan.note:
+            console.print(f"{plan.rung}: {plan.note}.", markup=False)
+    console.print(f"Assumes: {plans[0].assumptions}.", markup=False)
+
+
+def _plain(number: float) -> str:
+    """A number as text: whole ones in full unless they are astronomical, others with the six digits that they have."""
+    if isinstance(number, int):
+        digits = str(number)
+        return digits if len(digits) <= 30 else f"about {digits[0]}.{digits[1:6]}e{len(digits) - 1}"
+    return f"{number:.6g}"
 
 
 def _json(rungs: dict[str, Bound]) -> dict[str, dict]:

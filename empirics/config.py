@@ -95,6 +95,10 @@ class BoundsConfig(Group):
     arm: Literal["paper", "ratio", "frozen"] = Field("paper", description="retrieval whose bounds head the report")
     confidence: float = Field(0.95, gt=0, lt=1, description="of intervals, simulations and certificates")
     simulations: int = Field(100_000, ge=1000, description="draws from a query law")
+    batch: int = Field(1, ge=1, description="queries of one task whose scores L4 adds before it retrieves")
+    intersections: int = Field(0, ge=0, description="exact overlaps for L5b per query component; 0 leaves L5b at L5")
+    student: float | None = Field(None, gt=0, description="degrees of freedom of the common scale for L11; none leaves it out")
+    kl: float | None = Field(None, ge=0, description="KL divergence in nats for L12; none leaves it out")
 
 
 class RunConfig(Group):

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from empirics.compare import Distances, judge_law, judge_rung, predicted_distances
-from empirics.config import RunConfig
+from empirics.config import BoundsConfig, RunConfig
 from empirics.query_law import fit_query_law
 from empirics.record import (
     PhaseClock,
@@ -32,10 +32,13 @@ from empirics.report import SCHEMA, Report, markdown
 from empirics.seeding import generator
 from empirics.signatures import fit_background, fit_projection, fit_signatures
 from empirics.streams import Stream, load_stream
-from theory.certificates import Measured, conformal_sets
+from theory.certificates import Measured
+from theory.conformal import conformal_sets
 from theory.errors import InputError
-from theory.ladder import HeldOut, Ladder, ladder
+from theory.ladder import Ball, HeldOut, Ladder, ladder
 from theory.mixture import Gaussians, QueryLaw, Rule, Signatures, well_specified
+from theory.robust import Student
+from theory.slack import slack
 
 ARMS = ("paper", "ratio", "frozen")
 # Rate at which a conformal retrieval set may miss the true task.
@@ -151,7 +154,7 @@ def run(config: RunConfig, folder: Path, *, quiet: bool = False) -> Report:
 
 
 def evaluate(folder: Path, clock: PhaseClock) -> Report:
-    """Make `report.json`, `report.md`, `bounds.parquet` and `pairs.parquet` from the other files of a run.
+    """Make `report.json`, `report.md`, and the tables `bounds`, `pairs` and `slack` from the other files of a run.
 
     Raises
     ------
@@ -169,7 +172,7 @@ def evaluate(folder: Path, clock: PhaseClock) -> Report:
     class_names = [f"{t['name']}/{c}" for t in about["tasks"] for c in t["classes"]]
     dimension = config.signature.dimension
     laws = {"paper": ("mixture", "gaussian"), "ratio": ("mixture", "gaussian"), "frozen": ("mixture", "gaussian", "well-specified")}
-    arms, frames, pair_frames = [], [], []
+    arms, frames, pair_frames, slack_frames = [], [], [], []
     rules = {path.stem: _load_rule(path, names) for path in sorted((folder / "signatures").glob("*.safetensors"))}
     with clock.phase("bounds", sum(map(len, laws.values()))) as advance:
         for arm in ARMS:
@@ -183,10 +186,9 @@ def evaluate(folder: Path, clock: PhaseClock) -> Report:
                 else:
                     law = _load_law(folder / "laws" / f"{key}-{name}.safetensors", name)
                 rng = generator(config.seed, "simulation", arm, name)
-                found = ladder(
-                    rule, law, rng=rng, simulations=config.bounds.simulations, confidence=config.bounds.confidence, held_out=held_out
-                )
+                found = ladder(rule, law, rng=rng, held_out=held_out, **_settings(config.bounds))
                 arms.append(_judged(arm, dimension, found, rule, law, test, config, class_names, rng))
+                slack_frames.append(_slack(found, arms[-1]).assign(arm=arm, dimension=dimension, law=name))
                 frames.append(found.frame().assign(arm=arm, dimension=dimension, law=name))
                 pair_frames.append(pd.DataFrame(asdict(found.pairs)).assign(arm=arm, dimension=dimension, law=name))
                 advance(1)
@@ -206,9 +208,28 @@ def evaluate(folder: Path, clock: PhaseClock) -> Report:
     )
     write_parquet(folder / "bounds.parquet", pd.concat(frames, ignore_index=True))
     write_parquet(folder / "pairs.parquet", pd.concat(pair_frames, ignore_index=True))
+    write_parquet(folder / "slack.parquet", pd.concat(slack_frames, ignore_index=True))
     write_json(folder / "report.json", report.model_dump(mode="json"))
     write_bytes(folder / "report.md", markdown(report).encode())
     return report
+
+
+def _settings(bounds: BoundsConfig) -> dict[str, Any]:
+    return {
+        "simulations": bounds.simulations,
+        "confidence": bounds.confidence,
+        "batch": bounds.batch,
+        "intersections": bounds.intersections,
+        "scale": Student(bounds.student) if bounds.student is not None else None,
+        "ball": Ball("kl", bounds.kl) if bounds.kl is not None else None,
+    }
+
+
+def _slack(found: Ladder, judged: dict[str, Any]) -> pd.DataFrame:
+    """Where each rung's excess over the measured error comes from, overall and per task."""
+    units = [(("overall", None), judged["overall"]), *((("task", k), u) for k, u in zip(found.tasks, judged["tasks"], strict=True))]
+    measured = {key: Measured(u["measured"]["errors"], u["measured"]["n"], u["measured"]["confidence"]) for key, u in units}
+    return slack(found, measured)
 
 
 def _check_dimension(config: RunConfig, stream: Stream, full: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +13,7 @@ from rich.text import Text
 
 from theory.bound import Assumption, Bound
 from theory.ladder import RUNGS, Ladder
+from theory.slack import PIECES
 
 SCHEMA = 1
 
@@ -41,9 +44,11 @@ class RungRow(_Model):
     binding: tuple[int, int] | None = Field(description="wrong task and component that contribute most")
     confidence: float | None
     source: str
+    given: str = Field("", description="what it assumes beyond its level")
     note: str
     log_lower: float | None = Field(None, le=0, description="proved lower side, where there is one")
     estimate: float | None = None
+    log_estimate: float | None = Field(None, le=0, description="of the estimate, which may underflow")
     holds: bool = Field(description="the measured interval does not lie above the value")
     broken_assumption: str | None
     guarantee: bool = Field(description="not vacuous, holds, and under no rejected law")
@@ -146,13 +151,30 @@ def _cell(rung: RungRow) -> str:
     return text if rung.guarantee else f"[x] {text}"
 
 
+def _informative(ladders: list[Mapping[str, RungRow]] | list[Mapping[str, Bound]]) -> list[str]:
+    """Rungs that say something of at least one unit: a column of "vacuous" tells less than one line about it."""
+    return [name for name in RUNGS if not all(rungs[name].vacuous for rungs in ladders)]
+
+
+def _silent(ladders: list[Mapping[str, RungRow]] | list[Mapping[str, Bound]]) -> str:
+    """The other rungs, with why they are vacuous; empty if there are none."""
+    shown = _informative(ladders)
+    reasons: dict[str, list[str]] = {}
+    for name in RUNGS:
+        if name not in shown:
+            note = ladders[-1][name].note.partition(" for every")[0].removeprefix("vacuous: ")
+            reasons.setdefault(note or "reaches one", []).append(name)
+    return "Vacuous throughout: " + "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items()) + "." if reasons else ""
+
+
 def _rows(units: list[Unit]) -> tuple[list[str], list[list[str]]]:
-    header = ["", "n", "measured", "interval", *RUNGS, "law"]
+    names = _informative([u.rungs for u in units])
+    header = ["", "n", "measured", "interval", *names, "law"]
     body = []
     for u in units:
         law = u.law.verdict + (f": {', '.join(u.law.reasons)}" if u.law.reasons else "")
         measured = u.measured
-        cells = [_cell(u.rungs[name]) for name in RUNGS]
+        cells = [_cell(u.rungs[name]) for name in names]
         body.append([u.name, str(measured.n), f"{measured.error:.3f}", f"{measured.low:.3f}-{measured.high:.3f}", *cells, law])
     return header, body
 
@@ -200,6 +222,8 @@ def markdown(report: Report) -> str:
     for arm in report.arms:
         parts.append(f"## {_ARM[arm.arm]}, dimension {arm.dimension}, query law: {arm.law}")
         parts.append(_markdown_table(*_rows([*arm.tasks, arm.overall])))
+        if silent := _silent([u.rungs for u in [*arm.tasks, arm.overall]]):
+            parts.append(silent)
         for unit in [*arm.tasks, arm.overall]:
             for name, rung in unit.rungs.items():
                 if not rung.holds:
@@ -249,6 +273,8 @@ def print_report(report: Report, console: Console) -> None:
     head = report.headline
     title = f"{_ARM[head.arm]}, dimension {head.dimension}, query law: {head.law}"
     console.print(_table(title, *_rows([*report.tasks, report.overall])))
+    if silent := _silent([u.rungs for u in [*report.tasks, report.overall]]):
+        console.print(Text(silent, style="dim"))
     console.print(_table("Does the query law hold?", *_law_rows([*report.tasks, report.overall])))
     others = [a for a in report.arms if (a.arm, a.law) != (head.arm, head.law)]
     units = [a.overall.model_copy(update={"name": f"{a.arm}, {a.law}"}) for a in others]
@@ -263,15 +289,22 @@ def _bound_cell(bound: Bound) -> str:
 
 def print_ladder(found: Ladder, console: Console) -> None:
     """Print a ladder that has nothing measured beside it."""
-    header = ["", *RUNGS, "why vacuous"]
-    rows = [(f"task {k}, cluster {t}", r) for (k, t), r in found.clusters.items()]
-    rows += [(f"task {k}", r) for k, r in found.tasks.items()] + [("overall", found.overall)]
-    body = []
-    for name, rungs in rows:
-        reasons: dict[str, list[str]] = {}
-        for n, b in rungs.items():
-            if b.vacuous:
-                reasons.setdefault(b.note.partition(" for every")[0].removeprefix("vacuous: ") or "reaches one", []).append(n)
-        why = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
-        body.append([name, *(_bound_cell(rungs[n]) for n in RUNGS), why])
-    console.print(_table(f"Upper bounds on retrieval error, query law: {found.law}", header, body))
+    units = [(f"task {k}, cluster {t}", r) for (k, t), r in found.clusters.items()]
+    units += [(f"task {k}", r) for k, r in found.tasks.items()] + [("overall", found.overall)]
+    ladders = [rungs for _, rungs in units]
+    names = _informative(ladders)
+    body = [[name, *(_bound_cell(rungs[n]) for n in names), ""] for name, rungs in units]
+    console.print(_table(f"Upper bounds on retrieval error, query law: {found.law}", ["", *names, ""], body))
+    if silent := _silent(ladders):
+        console.print(Text(silent))
+
+
+def print_slack(table: pd.DataFrame, console: Console) -> None:
+    """Print the overall rows of `theory.slack.slack`, in factors of ten."""
+    rows = table[table["level_of"] == "overall"]
+    header = ["", "value", *PIECES, "total", ""]
+    body = [
+        [r.rung, f"{r.value:.3g}", *("-" if pd.isna(v := getattr(r, piece)) or v == 0 else f"{v:+.2f}" for piece in [*PIECES, "total"]), ""]
+        for r in rows.itertuples()
+    ]
+    console.print(_table("Where the slack goes: decimal orders above the reference error", header, body))

@@ -1,9 +1,10 @@
 """Divergence balls (L12): how large a probability can be under any law within a divergence of the model.
 
-With ``p = P(A)`` under the model and ``q = Q(A)`` under the true law, a divergence between the laws is at least the same divergence
-between the two Bernoulli laws (data processing), so ``q`` is at most the largest number whose binary divergence from ``p`` does not exceed
-the radius; a likelihood ratio that is constant on A and off A attains it. Everything takes and returns natural logarithms, is vectorised,
-never below `log_p`, rounded up, and increasing in `log_p`, so that `log_p` may itself be an upper bound on the model's probability.
+With ``p = P(A)`` under the model and ``q = Q(A)`` under the true law, a divergence between the laws is at least the
+same divergence between the two Bernoulli laws (data processing), so ``q`` is at most the largest number whose binary
+divergence from ``p`` does not exceed the radius; a likelihood ratio that is constant on A and off A attains it.
+Everything takes and returns natural logarithms, is vectorised, never below `log_p`, rounded up, and increasing in
+`log_p`, so that `log_p` may itself be an upper bound on the model's probability.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ _ROUNDING = 1e-14
 _LEAST_ALPHA = 1.001
 # Terms of the power series that replaces a cancelling difference, and the argument up to which it is used.
 _TERMS, _SERIES = 20, 0.5
-# Beyond this exponent the second Bernoulli outcome no longer shows in the sum of both; beyond this size of log p, a difference of
-# logarithms is rounding noise. Hoelder's inequality is used instead: it is the first outcome alone.
+# Beyond this exponent the second Bernoulli outcome no longer shows in the sum of both; beyond this size of log p, a
+# difference of logarithms is rounding noise. Hoelder's inequality is used instead: it is the first outcome alone.
 _DOMINANT = 36.0
 _FAR = -1e6
 
@@ -31,12 +32,14 @@ _FAR = -1e6
 def kl_ball(log_p: ArrayLike, radius: ArrayLike) -> Float[np.ndarray, "..."]:
     """L12, KL ball: log of the largest ``q`` with ``kl(q, p) <= radius``.
 
-    ``kl(q, p) = q log(q/p) + (1-q) log((1-q)/(1-p))`` and ``Q(A) <= q`` whenever ``KL(Q, P) <= radius`` and ``P(A) <= p``.
+    ``kl(q, p) = q log(q/p) + (1-q) log((1-q)/(1-p))`` and ``Q(A) <= q`` whenever ``KL(Q, P) <= radius`` and
+    ``P(A) <= p``.
 
     Parameters
     ----------
     log_p : array
-        Natural logarithm of a bound on the model's probability; above 0 is read as 0, ``-inf`` as an impossible event (which stays impossible).
+        Natural logarithm of a bound on the model's probability; above 0 is read as 0, ``-inf`` as an impossible event
+        (which stays impossible).
     radius : array
         ``KL(Q, P)`` in nats, at least 0; ``inf`` gives one. Broadcast with `log_p`.
 
@@ -61,9 +64,9 @@ def kl_ball(log_p: ArrayLike, radius: ArrayLike) -> Float[np.ndarray, "..."]:
 def renyi_ball(log_p: ArrayLike, alpha: float, radius: ArrayLike) -> Float[np.ndarray, "..."]:
     """L12, Renyi ball: log of the largest ``q`` with ``d_alpha(q, p) <= radius``, for one order ``alpha > 1``.
 
-    ``d_alpha(q, p) = log(q^alpha p^(1-alpha) + (1-q)^alpha (1-p)^(1-alpha)) / (alpha - 1)``. Leaving out the second outcome gives
-    Hoelder's inequality ``q <= (p e^radius)^((alpha-1)/alpha)``, which is never smaller. ``alpha = 2`` is the chi-square ball with
-    ``chi2 = e^radius - 1``.
+    ``d_alpha(q, p) = log(q^alpha p^(1-alpha) + (1-q)^alpha (1-p)^(1-alpha)) / (alpha - 1)``. Leaving out the second
+    outcome gives Hoelder's inequality ``q <= (p e^radius)^((alpha-1)/alpha)``, which is never smaller. ``alpha = 2`` is
+    the chi-square ball with ``chi2 = e^radius - 1``.
 
     Parameters
     ----------
@@ -102,8 +105,8 @@ def renyi_ball(log_p: ArrayLike, alpha: float, radius: ArrayLike) -> Float[np.nd
 def chi_square_ball(log_p: ArrayLike, radius: ArrayLike) -> Float[np.ndarray, "..."]:
     """L12, chi-square ball: log of ``p + sqrt(chi2 p (1 - p))``, made increasing in p.
 
-    The formula reaches one at ``p = 1/(1 + chi2)``, increases up to there, and comes back to one at ``p = 1``: so its supremum
-    over all ``p' <= p``, clipped at one, is the formula below that point and one above.
+    The formula reaches one at ``p = 1/(1 + chi2)``, increases up to there, and comes back to one at ``p = 1``: so its
+    supremum over all ``p' <= p``, clipped at one, is the formula below that point and one above.
 
     Parameters
     ----------
@@ -153,9 +156,9 @@ def _largest(
 ) -> Float[np.ndarray, " n"]:
     """The root in ``log q`` of a divergence from p, moved up by the divergence's relative rounding error.
 
-    Both divergences are convex and increasing in ``log q`` for ``q >= p``, so a step of Newton's method lands above the root from wherever
-    it is taken: wherever the search stops, one more step is a bound. A step that leaves the bracket (the slope of kl is infinite at one) is
-    replaced by bisection.
+    Both divergences are convex and increasing in ``log q`` for ``q >= p``, so a step of Newton's method lands above the
+    root from wherever it is taken: wherever the search stops, one more step is a bound. A step that leaves the bracket
+    (the slope of kl is infinite at one) is replaced by bisection.
     """
     low, high = log_p.copy(), np.minimum(start, 0.0)
     at = np.where(high < 0, high, 0.5 * log_p)
@@ -212,8 +215,9 @@ def _kl(log_q: np.ndarray, log_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _above_kl(log_p: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """A closed-form upper bound on the KL ball, for ``0 < radius < -log_p``.
 
-    ``1/(s(1-s)) >= max(4, 1/q)`` under ``kl(q, p) = int_p^q (q - s)/(s(1-s)) ds`` gives the first two. By convexity the answer is at least
-    ``radius / -log p``, and ``kl(q, p) >= q (log(q/p) - 1)`` then gives the third, which is close for very small p.
+    ``1/(s(1-s)) >= max(4, 1/q)`` under ``kl(q, p) = int_p^q (q - s)/(s(1-s)) ds`` gives the first two. By convexity the
+    answer is at least ``radius / -log p``, and ``kl(q, p) >= q (log(q/p) - 1)`` then gives the third, which is close
+    for very small p.
     """
     with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
         p = np.exp(log_p)

@@ -16,8 +16,8 @@ from theory.errors import InputError
 from theory.margin import Margins, margins
 from theory.mixture import QueryLaw, Rule
 
-# Golden-section steps over log l: the bracket shrinks by 0.618 each, to far below what moves the bound.
-_STEPS = 90
+# Golden-section steps over log l: the bracket shrinks by 0.618 each, to 1e-7 in l and so to rounding in the bound.
+_STEPS = 42
 _GOLDEN = (np.sqrt(5) - 1) / 2
 
 

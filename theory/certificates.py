@@ -1,15 +1,20 @@
-"""Distribution-free statements (A0): binomial limits, split-conformal retrieval sets, and the misfit floor."""
+"""Distribution-free statements (A0): binomial limits, simultaneous certificates, and the misfit floor."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from scipy import stats
+import pandas as pd
+from jaxtyping import Int
+from scipy import special
 
-from theory.bound import Assumption, Bound
+from theory.bound import Assumption, Bound, nothing_known
 from theory.errors import InputError
+
+# Relative error allowed to the inverse beta functions (5e-14 was seen against 60 digits); limits are rounded outwards by it.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,8 @@ class Measured:
     confidence: float
 
     def __post_init__(self) -> None:
-        if self.n < 1 or not 0 <= self.errors <= self.n:
-            raise InputError("errors", f"{self.errors} errors in {self.n} samples is not a count; needs 0 <= errors <= n, n >= 1")
-        if not 0 < self.confidence < 1:
-            raise InputError("confidence", f"{self.confidence} is not inside (0, 1)")
+        _check_counts(self.errors, self.n)
+        _check_confidence(self.confidence)
 
     @property
     def error(self) -> float:
@@ -56,17 +59,63 @@ class Measured:
 def clopper_pearson(errors: int, n: int, confidence: float) -> tuple[float, float]:
     """Two-sided exact binomial interval (Clopper and Pearson 1934), each tail at ``(1 - confidence) / 2``.
 
-    For samples drawn in fixed numbers from several strata the count is a sum of unequal Bernoulli variables, which is
-    more concentrated than the binomial (Hoeffding 1956), so the interval stays conservative for the mean rate.
+    Two limits are moved outwards by a hair, to ``half / n`` at one error and to ``1 - half / n`` at ``n - 1`` errors (see
+    `upper_limit`), so that the interval also covers the mean rate of samples drawn in fixed numbers from several strata.
+
+    Raises
+    ------
+    InputError
+        If the counts or the confidence are out of range.
     """
+    _check_counts(errors, n)
+    _check_confidence(confidence)
     half = (1 - confidence) / 2
-    low = float(stats.beta.ppf(half, errors, n - errors + 1)) if errors > 0 else 0.0
-    return low, upper_limit(errors, n, half)
+    # The limits of the errors are those of the successes, mirrored; each is computed where it does not cancel.
+    if errors == 0:
+        low = 0.0
+    elif errors == 1:
+        low = half / n
+    else:
+        low = float(special.betaincinv(errors, n - errors + 1, half))
+    return low * (1 - _ROUNDING), upper_limit(errors, n, half)
 
 
 def upper_limit(errors: int, n: int, beta: float) -> float:
-    """One-sided Clopper-Pearson upper limit that fails with probability at most `beta`."""
-    return float(stats.beta.ppf(1 - beta, errors + 1, n - errors)) if errors < n else 1.0
+    """One-sided Clopper-Pearson upper limit: the true rate is above it with probability at most `beta`.
+
+    Solves ``P(Bin(n, p) <= errors) = beta`` in the complement, so that it is right for any `beta` down to the least
+    float; without errors it is ``1 - beta^(1/n)``. Rounded up.
+
+    For samples drawn in fixed numbers from several strata the count is a sum of unequal Bernoulli variables of mean rate p.
+    Its lower tail is at most the binomial's up to ``n p - 1`` (Hoeffding 1956, theorem 4), and for ``beta <= 1/4`` the
+    only count that the limit can exclude above that is ``n - 1``: ``P(Bin <= n p) > 1/4`` for ``p < 1 - 1/n`` (Greenberg
+    and Mohri 2014). There the binomial's limit ``(1 - beta)^(1/n)`` would be too low, since ``P(S <= n - 1)`` reaches
+    ``n (1 - p)``; ``1 - beta / n`` is used instead, and the limit then holds for every mixture of strata.
+
+    Parameters
+    ----------
+    errors, n : int
+        Errors among n samples; ``0 <= errors <= n``, ``n >= 1``.
+    beta : float
+        Inside (0, 1).
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range.
+    """
+    _check_counts(errors, n)
+    if not 0 < beta < 1:
+        raise InputError("beta", f"{beta} is not inside (0, 1)")
+    if errors == n:
+        return 1.0
+    if errors == n - 1:
+        limit = 1 - beta / n
+    elif errors == 0:
+        limit = -np.expm1(np.log(beta) / n)
+    else:
+        limit = float(special.betainccinv(errors + 1, n - errors, beta))
+    return min(1.0, float(limit) * (1 + _ROUNDING))
 
 
 def certificate(errors: int, n: int, confidence: float, simultaneous: int = 1) -> Bound:
@@ -80,8 +129,15 @@ def certificate(errors: int, n: int, confidence: float, simultaneous: int = 1) -
         Joint confidence of all statements.
     simultaneous : int
         Number of statements that must hold together (Bonferroni).
+
+    Raises
+    ------
+    InputError
+        If the counts, the confidence or `simultaneous` are out of range.
     """
     measured = Measured(errors, n, confidence)
+    if simultaneous < 1:
+        raise InputError("simultaneous", f"{simultaneous} is not a number of statements; needs at least 1")
     limit = upper_limit(errors, n, (1 - confidence) / simultaneous)
     return Bound(
         name="L8",
@@ -93,46 +149,84 @@ def certificate(errors: int, n: int, confidence: float, simultaneous: int = 1) -
     )
 
 
-def conformal_threshold(scores: Float[np.ndarray, " n"], alpha: float) -> float:
-    """Split-conformal threshold: a fresh score exceeds it with probability at most `alpha`.
+@dataclass(frozen=True)
+class Certificates:
+    """Certificates of all tasks and of their pool, which hold together with one confidence.
 
-    ``scores`` are the nonconformity scores of held-out queries at their true task; the threshold is the
-    ``ceil((n + 1)(1 - alpha))``-th smallest, ``inf`` if n is too small for it (Vovk et al. 2005).
+    Attributes
+    ----------
+    tasks : dict from task name to Bound
+        Error rate of each task; vacuous for a task without samples.
+    overall : Bound
+        Mean error rate over tasks, each weighted by its share of the samples.
     """
-    if not 0 < alpha < 1:
-        raise InputError("alpha", f"{alpha} is not inside (0, 1)")
-    scores = np.sort(np.asarray(scores, dtype=np.float64))
-    rank = int(np.ceil((scores.size + 1) * (1 - alpha)))
-    return float(scores[rank - 1]) if rank <= scores.size else float("inf")
+
+    tasks: dict[str, Bound]
+    overall: Bound
+
+    def frame(self) -> pd.DataFrame:
+        """One row per task and one, with task None, for the pool; the fields of `Bound.to_dict`."""
+        return pd.DataFrame([{"task": name, **bound.to_dict()} for name, bound in [*self.tasks.items(), (None, self.overall)]])
 
 
-def nonconformity(task_scores: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n m"]:
-    """Score of each task less the least score of all others: positive when another task is closer."""
-    n, m = task_scores.shape
-    order = np.argsort(task_scores, axis=1)
-    best, second = task_scores[np.arange(n), order[:, 0]], task_scores[np.arange(n), order[:, 1]]
-    others = np.repeat(best[:, None], m, axis=1)
-    others[np.arange(n), order[:, 0]] = second
-    return task_scores - others
+def simultaneous_certificates(
+    errors: Int[np.ndarray, " m"], n: Int[np.ndarray, " m"], confidence: float, names: Sequence[str] | None = None
+) -> Certificates:
+    """L8 for every task and for their pool, all holding together with probability `confidence` (Bonferroni).
 
-
-def conformal_sets(
-    calibration: Float[np.ndarray, "n m"], task: Int[np.ndarray, " n"], fresh: Float[np.ndarray, "p m"], alpha: float
-) -> Bool[np.ndarray, "p m"]:
-    """Split-conformal retrieval sets: each holds the true task with probability at least ``1 - alpha`` (A0, marginally).
+    The failure probability is shared equally between the tasks that have samples and the pool. Given the numbers of
+    samples, the pool's errors are a sum over strata, whose limit `upper_limit` covers; so the numbers per task may be fixed
+    or drawn with the samples. With one such task the pool is that task, and nothing is shared.
 
     Parameters
     ----------
-    calibration : (n, m) array
-        Task scores of held-out queries.
-    task : (n,) int array
-        Their true tasks.
-    fresh : (p, m) array
-        Task scores of the queries to answer.
-    alpha : float
+    errors, n : (m,) int arrays
+        Retrieval errors and independent held-out samples of each task; ``n = 0`` where there are none.
+    confidence : float
+        Joint confidence, inside (0, 1).
+    names : sequence of str, optional
+        Task names; ``("0", "1", ...)`` by default.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree, counts are impossible, no task has samples, names repeat, or the confidence is out of range.
     """
-    threshold = conformal_threshold(nonconformity(calibration)[np.arange(len(task)), task], alpha)
-    return nonconformity(fresh) <= threshold
+    errors, n = np.asarray(errors), np.asarray(n)
+    for name, values in (("errors", errors), ("n", n)):
+        if values.ndim != 1 or not values.size or not np.issubdtype(values.dtype, np.integer):
+            raise InputError(name, f"has shape {values.shape} and dtype {values.dtype}; needs one integer for each task")
+    if errors.shape != n.shape:
+        raise InputError("errors", f"has {errors.size} tasks; n has {n.size}")
+    bad = (errors < 0) | (n < 0) | (errors > n)
+    if bad.any():
+        k = int(np.argmax(bad))
+        raise InputError("errors", f"task {k} has {errors[k]} errors in {n[k]} samples; needs 0 <= errors <= n")
+    if not n.any():
+        raise InputError("n", "no task has samples; a certificate needs held-out samples")
+    _check_confidence(confidence)
+    names = [str(k) for k in range(n.size)] if names is None else list(names)
+    if len(names) != n.size or len(set(names)) != n.size:
+        raise InputError("names", f"needs {n.size} different names, one for each task; got {names}")
+    sampled = int((n > 0).sum())
+    simultaneous = sampled + 1 if sampled > 1 else 1
+    tasks = {
+        name: certificate(int(k), int(size), confidence, simultaneous)
+        if size
+        else nothing_known("L8", Assumption.A0, "no held-out samples of this task")
+        for name, k, size in zip(names, errors, n, strict=True)
+    }
+    return Certificates(tasks, certificate(int(errors.sum()), int(n.sum()), confidence, simultaneous))
+
+
+def _check_counts(errors: int, n: int) -> None:
+    if n < 1 or not 0 <= errors <= n:
+        raise InputError("errors", f"{errors} errors in {n} samples is not a count; needs 0 <= errors <= n, n >= 1")
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise InputError("confidence", f"{confidence} is not inside (0, 1)")
 
 
 def binary_kl(q: float, p: float) -> float:

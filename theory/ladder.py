@@ -244,7 +244,7 @@ def ladder(
         log_mixed, _ = log_scale_mixture(found.margin, found.component, len(law), scale)
         values["L11"] = replace(values["L5"], upper=log_mixed)
     drawn = _draw(rule, law, found, values["L3"], simulations, sampling, np.random.default_rng(0) if rng is None else rng)
-    bases: dict[tuple[int, int | None], np.ndarray] = {}
+    bases: dict[bytes, np.ndarray] = {}
     levels = _levels(law)
     tasks_of_clusters = rule.signatures.task
 
@@ -352,18 +352,16 @@ def _batches(
     found: Margins,
     members: Bool[np.ndarray, " C"],
     size: int,
-    bases: dict[tuple[int, int | None], np.ndarray],
+    bases: dict[bytes, np.ndarray],
 ) -> Bound:
     """L4 for batches drawn from one cluster, from one task, or from a task drawn by its weight."""
     total, note = [], ""
-    single_task = np.unique(law.task[members]).size == 1
-    clusters = np.unique(law.cluster[members])
     for k in np.unique(law.task[members]):
         part = members & (law.task == k)
-        key = (int(k), int(clusters[0]) if single_task and clusters.size == 1 else None)
-        if key not in bases:
-            bases[key] = log_bases(rule, law, found, part)
-        total.append(batch_bound(bases[key], size))
+        # A task of one cluster, and every task within "overall", were met before.
+        if part.tobytes() not in bases:
+            bases[part.tobytes()] = log_bases(rule, law, found, part)
+        total.append(batch_bound(bases[part.tobytes()], size))
     share = np.array([law.weights[members & (law.task == k)].sum() for k in np.unique(law.task[members])])
     log_formula = float(logsumexp(total, b=share / share.sum())) + 1e-14
     if all(value >= 0 for value in total):

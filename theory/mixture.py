@@ -30,6 +30,33 @@ def _finite(argument: str, values: np.ndarray) -> None:
         raise InputError(argument, f"holds {int(bad.sum())} NaN or infinite values, the first at index {where}; remove or mend them")
 
 
+def _kept(values: np.ndarray) -> np.ndarray:
+    """The array as float64, without a copy if nobody can write to it any more."""
+    out = np.asarray(values, dtype=np.float64)
+    if out is values and (out.flags.writeable or out.base is not None):
+        out = out.copy()
+    return out
+
+
+def _symmetric(argument: str, covariances: np.ndarray) -> np.ndarray:
+    """The matrices, averaged with their transposes where they differ by no more than rounding.
+
+    Raises
+    ------
+    InputError
+        If one differs by more.
+    """
+    for k, matrix in enumerate(covariances):
+        skew = float(np.abs(matrix - matrix.T).max())
+        if skew > _ASYMMETRY * np.abs(matrix).max():
+            raise InputError(f"{argument}[{k}]", f"is not symmetric (largest difference {skew:.3g}); pass (C + C.T) / 2 if that is meant")
+        if skew > 0:
+            if not covariances.flags.writeable:
+                covariances = covariances.copy()
+            covariances[k] = (matrix + matrix.T) / 2
+    return covariances
+
+
 @dataclass(frozen=True)
 class Gaussians:
     """A stack of Gaussians, each factored once.
@@ -59,24 +86,17 @@ class Gaussians:
     log_dets: Float[np.ndarray, " K"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        means = np.array(self.means, dtype=np.float64)
-        covariances = np.array(self.covariances, dtype=np.float64)
+        means, covariances = _kept(self.means), _kept(self.covariances)
         if means.ndim != 2 or 0 in means.shape:
             raise InputError("means", f"has shape {means.shape}; needs (K, d) with K, d >= 1")
         K, d = means.shape
         if covariances.shape != (K, d, d):
             raise InputError("covariances", f"has shape {covariances.shape}; means of shape {means.shape} need {(K, d, d)}")
         _finite("means", means)
-        _finite("covariances", covariances)
-        transposed = np.swapaxes(covariances, -1, -2)
-        scale = np.abs(covariances).max(axis=(1, 2))
-        skew = np.abs(covariances - transposed).max(axis=(1, 2))
-        if (skew > _ASYMMETRY * scale).any():
-            k = int(np.argmax(skew - _ASYMMETRY * scale))
-            raise InputError(
-                f"covariances[{k}]", f"is not symmetric (largest difference {skew[k]:.3g}); pass (C + C.T) / 2 if that is meant"
-            )
-        covariances = (covariances + transposed) / 2
+        # One matrix at a time from here on: temporaries of the whole stack would double the memory.
+        for k in range(K):
+            _finite(f"covariances[{k}]", covariances[k])
+        covariances = _symmetric("covariances", covariances)
         identity = np.eye(d)
         whiteners = np.empty_like(covariances)
         log_dets = np.empty(K)
@@ -438,8 +458,7 @@ class QueryLaw:
     factors: Float[np.ndarray, "C D D"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        means = np.array(self.means, dtype=np.float64)
-        covariances = np.array(self.covariances, dtype=np.float64)
+        means, covariances = _kept(self.means), _kept(self.covariances)
         if means.ndim != 3 or 0 in means.shape:
             raise InputError("query means", f"has shape {means.shape}; needs (C, S, d)")
         C, S, d = means.shape
@@ -454,13 +473,18 @@ class QueryLaw:
                 raise InputError(name, f"has shape {value.shape}; needs ({C},)")
         if not np.isfinite(weights).all() or (weights <= 0).any():
             raise InputError("query weights", "must be positive and finite; drop components of no weight")
-        covariances = (covariances + np.swapaxes(covariances, -1, -2)) / 2
-        try:
-            factors = np.linalg.cholesky(covariances)
-        except np.linalg.LinAlgError:
-            low = np.linalg.eigvalsh(covariances)[:, 0]
-            c = int(np.argmin(low))
-            raise InputError(f"query covariances[{c}]", f"is not positive definite (smallest eigenvalue {low[c]:.3g}); shrink it") from None
+        covariances = _symmetric("query covariances", covariances)
+        factors = np.empty_like(covariances)
+        for c in range(C):
+            try:
+                factors[c] = np.linalg.cholesky(covariances[c])
+            except np.linalg.LinAlgError:
+                low = float(np.linalg.eigvalsh(covariances[c])[0])
+                raise InputError(
+                    f"query covariances[{c}]", f"is not positive definite (smallest eigenvalue {low:.3g}); shrink it"
+                ) from None
+        for value in (means, covariances, factors):
+            value.flags.writeable = False
         for name, value in (
             ("means", means),
             ("covariances", covariances),

@@ -12,6 +12,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from theory.tridiagonal import spectra
+
+# Dimension from which two spectra are measured to be faster than one decomposition with eigenvectors.
+_EIGENVECTORS_BELOW = 64
+
 
 @dataclass(frozen=True)
 class QuadraticLaw:
@@ -51,9 +56,15 @@ class QuadraticLaw:
 
     @classmethod
     def of_forms(cls, A: Float[np.ndarray, "P D D"], b: Float[np.ndarray, "P D"], c: Float[np.ndarray, " P"]) -> QuadraticLaw:
-        """Law of ``z'Az + b'z + c`` for standard normal ``z`` (already whitened), by one eigendecomposition each."""
-        w, vectors = np.linalg.eigh(A)
-        g = np.einsum("pij,pi->pj", vectors, b)
+        """Law of ``z'Az + b'z + c`` for standard normal ``z`` (already whitened), by one eigendecomposition each.
+
+        The signs of g do not matter to the law, so large forms go without eigenvectors (see `theory.tridiagonal`).
+        """
+        if A.shape[-1] < _EIGENVECTORS_BELOW:
+            w, vectors = np.linalg.eigh(A)
+            g = np.einsum("pij,pi->pj", vectors, b)
+        else:
+            w, g = spectra(A, b)
         return cls(w, g, np.zeros(w.shape[0]), np.asarray(c, dtype=np.float64))
 
     def __len__(self) -> int:

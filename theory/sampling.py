@@ -164,9 +164,7 @@ def _tilted(
 
     def form(s: int) -> tuple[np.ndarray, np.ndarray]:
         at = 0 if law.shared else int(task[s])
-        A, b, _ = score_forms(
-            rule, np.array([s]), None if law.shared else at, law.means[c, at], law.factors[c][at * d : (at + 1) * d]
-        )
+        A, b, _ = score_forms(rule, np.array([s]), None if law.shared else at, law.means[c, at], law.factors[c][at * d : (at + 1) * d])
         return A[0], b[0]
 
     A_own, b_own = form(int(found.reference[c]))

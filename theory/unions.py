@@ -174,10 +174,8 @@ def _joint_forms(rule: Rule, law: QueryLaw, c: int, reference: int, wrong: np.nd
 
     own = score(reference)
     scores = [score(int(s)) for s in wrong]
-    margins = Forms(
-        np.stack([A - own[0] for A, _, _ in scores]), np.stack([b - own[1] for _, b, _ in scores]), np.array([k - own[2] for *_, k in scores])
-    )
-    return margins, Forms(own[0][None], own[1][None], np.array([own[2]]))
+    A, b, constant = (np.stack([s[j] - own[j] for s in scores]) for j in range(3))
+    return Forms(A, b, constant), Forms(own[0][None], own[1][None], np.array([own[2]]))
 
 
 def _log_less(log_total: float, log_taken: float) -> float:
