@@ -9,5 +9,7 @@ from hypothesis import HealthCheck, settings
 sys.path[:0] = [str(Path(__file__).parent / name) for name in ("theory", "empirics")]
 
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+# The contract computes whole ladders: fewer of them in the everyday run.
+settings.register_profile("contract", settings.get_profile("default"), max_examples=20)
 settings.register_profile("thorough", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")

@@ -20,8 +20,8 @@ from scipy.linalg import solve_triangular
 from theory.quadratic import QuadraticLaw
 
 _NEWTON_STEPS = 60
-_FIRST_ANGLES, _MOST_ANGLES = 16, 128
-_FIRST_RADII, _MOST_RADII = 32, 256
+_FIRST_ANGLES, _MOST_ANGLES = 16, 64
+_FIRST_RADII, _MOST_RADII = 32, 128
 # Log of the modulus, relative to the saddle, below which the rest of a ray is left out.
 _NEGLIGIBLE = -25.0
 _ACCEPTED = 1e-7

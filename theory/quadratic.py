@@ -139,11 +139,13 @@ class QuadraticLaw:
     def laplace_derivatives(self, theta: Float[np.ndarray, " P"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``K'``, ``K''`` and ``K'''`` at one real theta per law, each of shape (P,)."""
         t = theta[:, None]
-        e = 1 + 2 * self.w * t
-        r = self.w / e
-        first = -self.c + self.s**2 * theta + (-r + self.g**2 * t * (1 + self.w * t) / e**2).sum(axis=-1)
-        second = self.s**2 + (2 * r**2 + self.g**2 / e**3).sum(axis=-1)
-        third = (-8 * r**3 - 6 * self.w * self.g**2 / e**4).sum(axis=-1)
+        # Quotients by e before products: powers of e overflow far to the right, where these terms vanish.
+        with np.errstate(over="ignore"):
+            e = 1 + 2 * self.w * t
+            r, q = self.w / e, self.g / e
+            first = -self.c + self.s**2 * theta + (-r + 0.5 * self.g**2 * (t / e) * (1 + 1 / e)).sum(axis=-1)
+            second = self.s**2 + (2 * r**2 + q**2 / e).sum(axis=-1)
+            third = (-8 * r**3 - 6 * (self.w / e) * (q / e) * q).sum(axis=-1)
         return first, second, third
 
     def rounding(self, theta: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:

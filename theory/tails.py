@@ -74,7 +74,7 @@ def saddlepoint(law: QuadraticLaw, pole: bool = False) -> Float[np.ndarray, " P"
     limit = law.limit()
     variance, mean, w_ = law.variance(), law.mean(), law.least_weight()
     t = -log_lower_bernstein(law)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         q = np.sqrt(2 * t / variance)
         start = q / (1 + 2 * w_ * q)
         natural = 1 / np.sqrt(variance)
@@ -119,7 +119,9 @@ def log_chernoff(law: QuadraticLaw, x: Float[np.ndarray, " P"] | float = 0.0) ->
     theta = saddlepoint(law)
     impossible = np.isinf(theta)
     theta = np.where(impossible, 0.0, theta)
-    value = law.log_laplace(theta[:, None])[:, 0] + law.rounding(theta)
+    # A minimiser beyond 1e150 (support that ends within rounding of x) overflows; the closed form then has to serve.
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = law.log_laplace(theta[:, None])[:, 0] + law.rounding(theta)
     value = np.where(np.isfinite(value), value, 0.0)
     value = np.minimum(np.minimum(value, log_lower_bernstein(law)), 0.0)
     return np.where(impossible, LOG_IMPOSSIBLE, value)

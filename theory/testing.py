@@ -141,7 +141,7 @@ def extreme_settings(draw: st.DrawFn) -> Setting:
     """Settings at the edge of the floats: d = 1 and large, separations from 0 to 1e8, condition numbers up to 1e12."""
     return Setting(
         seed=draw(st.integers(0, 2**32 - 1)),
-        d=draw(st.sampled_from([1, 2, 3, 16, 40])),
+        d=draw(st.sampled_from([1, 2, 3, 16])),
         components=draw(st.sampled_from([(1, 1), (2, 1)])),
         separation=draw(st.sampled_from([0.0, 1e-8, 1.0, 1e4, 1e8])),
         kind=draw(st.sampled_from(["max", "mixture", "angular"])),
@@ -221,7 +221,7 @@ def _rungs(rule: Rule, law: QueryLaw) -> dict[str, Bound]:
     if key not in _known:
         if len(_known) >= _KEPT:
             _known.clear()
-        found = ladder(rule, law, simulations=1000, confidence=1 - 1e-6, intersections=2, ball=Ball("kl", 0.05))
+        found = ladder(rule, law, simulations=1000, confidence=1 - 1e-6, intersections=1, ball=Ball("kl", 0.05))
         # Holding on to rule and law keeps their identities from being used again.
         _known[key] = (rule, law, found.overall)
     return _known[key][2]

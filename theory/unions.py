@@ -221,7 +221,8 @@ def _common_threshold(forms: Forms, own: Forms, log_p: np.ndarray, log_all: np.n
     if variance <= 0:
         return np.inf
     slope = covariance[:n, n] / variance
-    rest = np.sqrt(np.maximum(np.diagonal(covariance)[:n] - slope * covariance[:n, n], 1e-12 * np.diagonal(covariance)[:n]))
+    alone = np.maximum(np.diagonal(covariance)[:n], 1e-300)
+    rest = np.sqrt(np.maximum(alone - slope * covariance[:n, n], 1e-12 * alone))
 
     def winners(c: float) -> float:
         return float(ndtr(-(mean[:n] + slope * (c - mean[n])) / rest).sum()) - 1

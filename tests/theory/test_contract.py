@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from theory import Assumption, Bound
 from theory.testing import CLAUSES, Candidate, keeps_monotone, keeps_order, keeps_sound, parametrize_with_contract, rungs
+
+
+@pytest.fixture(autouse=True)
+def _fewer_examples_in_the_everyday_run():
+    everyday = settings.get_current_profile_name() == "default"
+    if everyday:
+        settings.load_profile("contract")
+    yield
+    if everyday:
+        settings.load_profile("default")
 
 
 @parametrize_with_contract(rungs())
