@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+# Numbers that one slice of a sum over the weights may hold.
+_SLICE = 200_000
+
 from theory.tridiagonal import spectra
 
 # Dimension from which two spectra are measured to be faster than one decomposition with eigenvectors.
@@ -130,10 +133,12 @@ class QuadraticLaw:
         """``K(theta) = log E exp(-theta M)`` on the real or complex points theta, shape (P, N)."""
         total = theta * (0.5 * self.s[:, None] ** 2 * theta - self.c[:, None])
         # The sum over j runs in slices, so that a batch never holds P x N x r numbers at once.
-        for j in range(self.w.shape[1]):
-            w, g = self.w[:, j, None], self.g[:, j, None]
-            e = 2 * w * theta
-            total = total - 0.5 * np.log1p(e) + 0.5 * (g * theta) ** 2 / (1 + e)
+        step = max(1, _SLICE // max(1, theta.size))
+        for start in range(0, self.w.shape[1], step):
+            w, g = self.w[:, None, start : start + step], self.g[:, None, start : start + step]
+            e = 2 * w * theta[..., None]
+            terms = (g * theta[..., None]) ** 2 / (1 + e) - np.log1p(e)
+            total = total + 0.5 * terms.sum(axis=-1)
         return total
 
     def laplace_derivatives(self, theta: Float[np.ndarray, " P"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,10 +1,11 @@
 """L6: the error under a query law by simulation, plain or with importance sampling that stays right for rare events.
 
-Importance sampling draws a query component c and a wrong component s with probability proportional to
-``w_c exp(K_cs)``, then a query from component c tilted by ``exp(-theta_s M_s)`` (Gaussian again), ``theta_s`` the Chernoff
-optimum and ``K_cs`` its log-bound. The weighted indicator of an error is then ``U / sum_s exp(-theta_s M_s)`` with
-``U = sum_cs w_c exp(K_cs)``: where an error occurs some ``M_s <= 0``, so it lies between 0 and U, the union of Chernoff bounds (L3).
-A bounded mean has intervals of finite-sample validity; no variance needs to be trusted.
+Importance sampling draws for a query component c a wrong component s with probability ``exp(K_cs) / U_c``,
+``U_c = sum_s exp(K_cs)``, then a query from component c tilted by ``exp(-theta_s M_s)`` (Gaussian again), ``theta_s`` the
+Chernoff optimum and ``K_cs`` its log-bound. The weighted indicator of an error is then ``U_c / sum_s exp(-theta_s M_s)``:
+where an error occurs some ``M_s <= 0``, so it lies between 0 and ``U_c``, the union of Chernoff bounds (L3). A bounded mean
+has intervals of finite-sample validity; no variance needs to be trusted. Half of the draws go to components by what they
+may contribute to the whole error, half by their weights, so that tasks and clusters that hardly ever err have draws too.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ class Simulated:
     label : (n,) int array
         Query component of each draw.
     log_mass : (C,) array
-        Log of each component's share of the proposal before normalisation: ``w_c``, times its union of Chernoff bounds
-        (at most one) for importance sampling.
+        Log of the most that each component can contribute to the error: ``w_c``, times its union of Chernoff bounds (at
+        most one) for importance sampling.
+    share : (C,) array
+        Probability that a draw is given to each component.
     weights : (C,) array
         Of the query components, summing to one.
     method : {"plain", "importance"}
@@ -51,6 +54,7 @@ class Simulated:
     values: Float[np.ndarray, " n"]
     label: Int[np.ndarray, " n"]
     log_mass: Float[np.ndarray, " C"]
+    share: Float[np.ndarray, " C"]
     weights: Float[np.ndarray, " C"]
     method: Method
 
@@ -69,9 +73,14 @@ class Simulated:
         n = int(rows.sum())
         if n == 0:
             return nothing_known(name, level, "no draws; raise the number of simulations", SOURCE)
-        values = self.values[rows]
-        # Given the labels, the draws that fall among the members are independent draws of the restricted proposal.
-        log_scale = float(logsumexp(self.log_mass[members]) - np.log(self.weights[members].sum()))
+        # Given how many draws fall among the members, they are independent draws of the restricted proposal, in which
+        # component c stands for mass_c / share_c of the error.
+        log_ratio = np.where(members, self.log_mass - np.log(self.share), -np.inf) + np.log(self.share[members].sum())
+        log_total = float(np.log(self.weights[members].sum()))
+        log_scale = float(log_ratio.max()) - log_total
+        if log_scale == -np.inf:
+            return Bound(name, level, -np.inf, source=f"{SOURCE}: no error is possible under the law", confidence=confidence, estimate=0.0)
+        values = self.values[rows] * np.exp(log_ratio - log_ratio.max())[self.label[rows]]
         if self.method == "plain":
             errors = int(values.sum())
             low, high = clopper_pearson(errors, n, confidence)[0], upper_limit(errors, n, (1 - confidence) / 2)
@@ -80,10 +89,11 @@ class Simulated:
             low, high = bounded_mean_interval(values, 1.0, confidence)
             how = f"importance sampling, {n} draws"
         mean = float(values.mean())
+        most = float(logsumexp(self.log_mass[members])) - log_total + 1e-12
         return Bound(
             name,
             level,
-            float(np.log(high)) + log_scale,
+            min(float(np.log(high)) + log_scale, most),
             source=f"{SOURCE}, {how}",
             confidence=confidence,
             log_lower=min(float(np.log(low)) + log_scale, 0.0) if low > 0 else None,
@@ -101,7 +111,8 @@ def simulate(rule: Rule, law: QueryLaw, n: int, rng: np.random.Generator) -> Sim
         x, label = law.sample(min(block, n - start), rng)
         values.append(rule.retrieve(x) != law.task[label])
         labels.append(label)
-    return Simulated(np.concatenate(values).astype(np.float64), np.concatenate(labels), np.log(law.weights), law.weights, "plain")
+    found = np.concatenate(values).astype(np.float64)
+    return Simulated(found, np.concatenate(labels), np.log(law.weights), law.weights, law.weights, "plain")
 
 
 def simulate_rare(rule: Rule, law: QueryLaw, n: int, rng: np.random.Generator, found: Margins | None = None) -> Simulated:
@@ -131,19 +142,23 @@ def simulate_rare(rule: Rule, law: QueryLaw, n: int, rng: np.random.Generator, f
     log_k = np.where(possible, found.margin.log_laplace(theta[:, None])[:, 0], -np.inf)
     union = np.array([logsumexp(log_k[edges[c] : edges[c + 1]]) if possible[edges[c] : edges[c + 1]].any() else -np.inf for c in range(C)])
     log_mass = np.log(law.weights) + np.minimum(union, 0.0)
-    if not np.isfinite(log_mass).any():
-        # No error is possible: any draw shows as much.
-        return Simulated(np.zeros(n), rng.choice(C, size=n, p=law.weights), log_mass, law.weights, "importance")
-    share = np.exp(log_mass - logsumexp(log_mass))
+    share = law.weights
+    if np.isfinite(log_mass).any():
+        share = (share + np.exp(log_mass - logsumexp(log_mass))) / 2
     counts = rng.multinomial(n, share / share.sum())
     values, labels = [], []
     for c in np.flatnonzero(counts):
+        labels.append(np.full(counts[c], c))
+        if union[c] == -np.inf:
+            values.append(np.zeros(counts[c]))
+            continue
         pairs = np.arange(edges[c], edges[c + 1])
         plain = union[c] >= 0
         x = _plain(law, int(c), int(counts[c]), rng) if plain else _tilted(rule, law, found, int(c), theta, log_k, int(counts[c]), rng)
-        labels.append(np.full(counts[c], c))
         values.append(_values(rule, law, found, int(c), pairs, x, theta, possible, plain))
-    return Simulated(np.concatenate(values), np.concatenate(labels), log_mass, law.weights, "importance")
+    # Drawn component by component, but used as one sequence of independent draws by intervals that bet on the next.
+    order = rng.permutation(n)
+    return Simulated(np.concatenate(values)[order], np.concatenate(labels)[order], log_mass, share, law.weights, "importance")
 
 
 def _plain(law: QueryLaw, c: int, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -72,10 +72,10 @@ def log_any_below(b: Float[np.ndarray, "n D"], c: Float[np.ndarray, " n"], rng: 
             continue
         sign = np.append(-np.ones(s), 1.0)
         covariance = correlation[: s + 1, : s + 1] * np.outer(sign, sign)
-        law = multivariate_normal(np.zeros(s + 1), covariance, allow_singular=True)
+        # The rule stops at its absolute tolerance, which must be far below this one term.
+        rule = {"maxpts": _POINTS * (s + 1), "abseps": 1e-8 * np.exp(alone), "releps": 1e-7, "allow_singular": True}
         for repeat in range(_REPEATS):
-            # The rule stops at its absolute tolerance, which must be far below this one term.
-            p = float(law.cdf(-sign * level[: s + 1], maxpts=_POINTS * (s + 1), abseps=1e-8 * np.exp(alone), releps=1e-7, rng=rng))
+            p = float(multivariate_normal.cdf(-sign * level[: s + 1], None, covariance, rng=rng, **rule))
             logs[repeat, s] = min(np.log(p), alone) if p > 0 else -np.inf
     totals = logsumexp(logs, axis=1)
     log_p = float(logsumexp(totals) - np.log(_REPEATS))
