@@ -182,6 +182,7 @@ def ladder(
     intersections: int = 4,
     scale: Student | None = None,
     ball: Ball | None = None,
+    units: Literal["all", "tasks", "overall"] = "all",
     advance: Callable[[int], None] | None = None,
 ) -> Ladder:
     """Compute every rung of the ladder.
@@ -210,6 +211,8 @@ def ladder(
         Law of the common scale for L11; vacuous without.
     ball : Ball, optional
         Divergence for L12; vacuous without.
+    units : {"all", "tasks", "overall"}
+        What to report: clusters, tasks and overall, or only the latter; fewer take less time.
     advance : callable, optional
         Told the number of query components whose margins are done.
 
@@ -230,6 +233,8 @@ def ladder(
         raise InputError("sampling", f"{sampling!r} is unknown; choose auto, plain or importance")
     if batch < 1:
         raise InputError("batch", f"{batch} is no batch size; needs at least 1")
+    if units not in ("all", "tasks", "overall"):
+        raise InputError("units", f"{units!r} is unknown; choose all, tasks or overall")
     if intersections < 0:
         raise InputError("intersections", f"{intersections} is negative")
     if isinstance(rule, Signatures):
@@ -278,8 +283,8 @@ def ladder(
         return {name: out[name] for name in RUNGS}
 
     everything = np.ones(len(law), dtype=bool)
-    keys = sorted({(int(k), int(t)) for k, t in zip(law.task, law.cluster, strict=True)})
-    present = sorted({k for k, _ in keys})
+    keys = sorted({(int(k), int(t)) for k, t in zip(law.task, law.cluster, strict=True)}) if units == "all" else []
+    present = sorted(set(law.task.tolist())) if units != "overall" else []
     index = np.arange(len(rule.signatures))
     return Ladder(
         law=law.name,

@@ -136,20 +136,25 @@ class Student:
         if not (np.isfinite(self.dof) and self.dof > 0):
             raise InputError("dof", f"{self.dof} is not positive and finite")
 
-    def nodes(self, n: int, log_outside: float) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], float]:
-        """Scales W, log-weights of the trapezoidal rule in ``log W``, and the log of the mass outside of them."""
+    def span(self, log_outside: float) -> tuple[float, float, float]:
+        """Least and greatest ``-log W`` between which all but the stated mass lies, and the log of the mass outside."""
         half = self.dof / 2
         outside = max(np.exp(log_outside), 1e-290)
         low, high = gamma.ppf(outside / 2, half, scale=1 / half), gamma.isf(outside / 2, half, scale=1 / half)
-        t = np.linspace(np.log(max(low, 1e-300)), np.log(high), n)
-        density = half * (np.log(half) + t - np.exp(t)) - gammaln(half)
-        return np.exp(-t), density + np.log(t[1] - t[0]), float(np.log(outside))
+        return float(np.log(max(low, 1e-300))), float(np.log(high)), float(np.log(outside))
+
+    def log_density(self, t: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Log-density of ``t = -log W``, the logarithm of a gamma variable of mean one."""
+        half = self.dof / 2
+        return half * (np.log(half) + t - np.exp(t)) - gammaln(half)
 
 
-def scaled(law: QuadraticLaw, scale: float) -> QuadraticLaw:
-    """Law of the margin when the covariance of the query is multiplied by `scale`."""
-    root = np.sqrt(scale)
-    return QuadraticLaw(law.w * scale, law.g * root, law.s * root, law.c)
+def scaled(law: QuadraticLaw, scale: Float[np.ndarray, " n"]) -> QuadraticLaw:
+    """Laws of the margins when the covariance of the query is multiplied by each scale: a batch of n P laws, scale by scale."""
+    root = np.sqrt(scale)[:, None]
+    w = (scale[:, None, None] * law.w).reshape(-1, law.w.shape[1])
+    g = (root[..., None] * law.g).reshape(-1, law.w.shape[1])
+    return QuadraticLaw(w, g, (root * law.s).ravel(), np.tile(law.c, scale.size))
 
 
 def log_scale_mixture(
@@ -175,32 +180,33 @@ def log_scale_mixture(
     """
     edges = np.searchsorted(of, np.arange(components))
 
-    def unions(scale: float) -> np.ndarray:
-        part = scaled(law, scale)
-        values = log_chernoff(part) if chernoff else tail_probability(part).log_high
-        top = np.maximum.reduceat(values, edges)
-        total = top + np.log(np.add.reduceat(np.exp(values - top[of]), edges))
-        return np.minimum(total, 0.0)
+    def unions(t: np.ndarray) -> np.ndarray:
+        part = scaled(law, np.exp(-t))
+        values = (log_chernoff(part) if chernoff else tail_probability(part).log_high).reshape(t.size, -1)
+        top = np.maximum.reduceat(values, edges, axis=1)
+        total = top + np.log(np.add.reduceat(np.exp(values - top[:, of]), edges, axis=1))
+        return np.minimum(total, 0.0) + mixture.log_density(t)[:, None]
 
-    # The Gaussian answer at a small scale is a floor of the order of the answer only in the bulk; start from it and refine.
     log_outside = np.log(_OUTSIDE)
-    n, previous, answer, outside = _FIRST_NODES, None, np.zeros(components), 0.0
+    while True:
+        low, high, outside = mixture.span(log_outside)
+        n = _FIRST_NODES
+        sums = logsumexp(unions(np.linspace(low, high, n + 1)), axis=0)
+        answer = sums + np.log((high - low) / n)
+        least = float(answer.min()) + np.log(_OUTSIDE)
+        if outside <= least or outside <= np.log(1e-290):
+            break
+        # What was cut off matters for the rarest component: cut further out.
+        log_outside = max(least + np.log(_OUTSIDE), np.log(1e-290))
     error = np.full(components, np.inf)
-    while n <= _MOST_NODES:
-        scales, log_weights, outside = mixture.nodes(n, log_outside)
-        table = np.stack([unions(w) for w in scales])
-        answer = logsumexp(table + log_weights[:, None], axis=0)
-        least = float(answer.min())
-        if outside > least + np.log(_OUTSIDE) and outside > np.log(1e-290) + 1:
-            # The tail that was cut off matters for the rarest component: cut it further out, at the same nodes.
-            log_outside = max(least + 2 * np.log(_OUTSIDE), np.log(1e-290))
-            previous = None
-            continue
-        if previous is not None:
-            error = np.abs(np.expm1(answer - previous))
-            if (error <= _AGREED).all():
-                break
-        previous = answer
+    while n < _MOST_NODES:
+        # Half-way between the nodes so far: nothing is computed twice.
+        t = low + (high - low) * (np.arange(n) + 0.5) / n
+        sums = np.logaddexp(sums, logsumexp(unions(t), axis=0))
         n *= 2
-    upper = np.logaddexp(answer + np.log1p(np.minimum(error, 1e300)), outside)
-    return np.where(np.isfinite(error), np.minimum(upper, 0.0), 0.0), error
+        refined = sums + np.log((high - low) / n)
+        error, answer = np.abs(np.expm1(refined - answer)), refined
+        if (error <= _AGREED).all():
+            break
+    upper = np.logaddexp(answer + np.log1p(error), outside)
+    return np.minimum(upper, 0.0), error

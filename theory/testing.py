@@ -21,24 +21,27 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, seed
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from jaxtyping import Float
 from scipy import stats
+from scipy.special import logsumexp
 
 from theory.bound import LOG_IMPOSSIBLE, Bound, Direction
 from theory.errors import InputError
 from theory.ladder import RUNGS, Ball, ladder
+from theory.margin import margins
 from theory.mixture import Gaussians, QueryLaw, Rule, RuleKind, Signatures, well_specified
 from theory.quadratic import QuadraticLaw
-from theory.robust import Student
+from theory.robust import Student, log_scale_mixture
 
 # Failure probability of one comparison with a simulation: small beside one over all examples of a thorough run.
 _RISK = 1e-9
 _DRAWS = 4000
-# Settings kept in memory with their ladders, so that each clause of each rung does not compute them again.
-_KEPT = 4096
+# Every clause of every candidate draws the same settings, and their ladders are kept rather than computed again.
+_SEED = 20263
+_KEPT = 8192
 
 Spaces = Literal["shared", "cross", "background"]
 
@@ -221,7 +224,7 @@ def _rungs(rule: Rule, law: QueryLaw) -> dict[str, Bound]:
     if key not in _known:
         if len(_known) >= _KEPT:
             _known.clear()
-        found = ladder(rule, law, simulations=1000, confidence=1 - 1e-6, intersections=1, ball=Ball("kl", 0.05))
+        found = ladder(rule, law, simulations=1000, confidence=1 - 1e-6, intersections=1, ball=Ball("kl", 0.05), units="overall")
         # Holding on to rule and law keeps their identities from being used again.
         _known[key] = (rule, law, found.overall)
     return _known[key][2]
@@ -232,7 +235,9 @@ def _rung(name: str, rule: Rule, law: QueryLaw) -> Bound:
 
 
 def _student(rule: Rule, law: QueryLaw) -> Bound:
-    return ladder(rule, law, simulations=0, intersections=0, scale=Student(7.0)).overall["L11"]
+    found = margins(rule, law)
+    log_p, _ = log_scale_mixture(found.margin, found.component, len(law), Student(7.0))
+    return Bound("L11", law.level, float(logsumexp(np.minimum(log_p, 0.0), b=law.weights)))
 
 
 _AT_LEAST = {"L3": ("L5", "L5b"), "L1b": ("L3", "L5"), "L5": ("L5b",), "L7": ("L9",), "L12": ("L5",)}
@@ -255,6 +260,7 @@ def rungs() -> list[Candidate]:
 def keeps_in_range(candidate: Candidate) -> None:
     """A probability, finite in logarithms, vacuous exactly at one, and the same when asked again."""
 
+    @seed(_SEED)
     @given(settings())
     def clause(setting: Setting) -> None:
         if candidate.covers(setting):
@@ -271,6 +277,7 @@ def keeps_in_range(candidate: Candidate) -> None:
 def keeps_sound(candidate: Candidate) -> None:
     """Never below the error of the law that it assumes, beyond what the noise of a simulation explains."""
 
+    @seed(_SEED)
     @given(settings())
     def clause(setting: Setting) -> None:
         if candidate.covers(setting):
@@ -288,6 +295,7 @@ def keeps_order(candidate: Candidate) -> None:
     if not candidate.at_least:
         pytest.skip("no order is proved")
 
+    @seed(_SEED)
     @given(settings())
     def clause(setting: Setting) -> None:
         if candidate.covers(setting):
@@ -304,6 +312,7 @@ def keeps_under_permutation(candidate: Candidate) -> None:
     if not candidate.affine:
         pytest.skip("a draw moves by its own noise")
 
+    @seed(_SEED)
     @given(settings())
     def clause(setting: Setting) -> None:
         if candidate.covers(setting):
@@ -318,6 +327,7 @@ def keeps_under_affine_maps(candidate: Candidate) -> None:
     if not candidate.affine:
         pytest.skip("not invariant")
 
+    @seed(_SEED)
     @given(settings())
     def clause(setting: Setting) -> None:
         if candidate.covers(setting):
@@ -332,6 +342,7 @@ def keeps_monotone(candidate: Candidate) -> None:
     if not candidate.monotone:
         pytest.skip("not claimed")
 
+    @seed(_SEED)
     @given(settings(spaces=("shared",)))
     def clause(setting: Setting) -> None:
         near = replace(setting, tied=True, weighted=False, kind="max", components=(1,) * len(setting.components))
@@ -345,6 +356,7 @@ def keeps_monotone(candidate: Candidate) -> None:
 def keeps_finite_at_extremes(candidate: Candidate) -> None:
     """Neither NaN, nor a warning, nor a value below the exact error, at the edge of the floats."""
 
+    @seed(_SEED)
     @given(extreme_settings())
     def clause(setting: Setting) -> None:
         if candidate.covers(setting):
@@ -360,6 +372,7 @@ def keeps_finite_at_extremes(candidate: Candidate) -> None:
 def refuses_what_does_not_fit(candidate: Candidate) -> None:
     """A law of another dimension, of another number of spaces, or of unknown tasks is refused by name."""
 
+    @seed(_SEED)
     @given(settings(spaces=("shared",)))
     @hypothesis_settings(max_examples=5)
     def clause(setting: Setting) -> None:
