@@ -4,7 +4,7 @@ VENV ?= .venv
 PRESET ?= default
 BIN := $(VENV)/bin
 
-.PHONY: verify test bench lint clean
+.PHONY: verify test mutants bench lint clean
 
 # The stamp is newer than what it was made from, so set-up happens once and again only when the pins change.
 $(VENV)/.ready: pyproject.toml constraints.txt materials.txt
@@ -19,6 +19,16 @@ verify: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	"$(BIN)/python" -m pytest
+
+# Changes the modules of the bounds one operator, number or argument at a time and expects a test to fail. Every mutant that survives must
+# stand in tests/theory/mutants.md with the reason why no test can tell it apart; "mutmut show NAME" shows one.
+mutants: $(VENV)/.ready
+	"$(BIN)/python" -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[mutants]"
+	rm -rf mutants
+	OMP_NUM_THREADS=1 "$(BIN)/mutmut" run --max-children 2
+	"$(BIN)/mutmut" results | grep -v ': timeout' | tee mutants/survivors.txt
+	@status=0; for name in $$(grep -o 'theory[^: ]*' mutants/survivors.txt); do \
+	  grep -qF "$$name |" tests/theory/mutants.md || { echo "not in tests/theory/mutants.md: $$name"; status=1; }; done; exit $$status
 
 bench: $(VENV)/.ready
 	"$(BIN)/python" benchmarks/scoring.py

@@ -26,7 +26,7 @@ from safetensors.numpy import load_file, save
 
 from theory.errors import InputError
 
-_PACKAGES = ("proteus-bounds", "numpy", "scipy", "gx2", "torch", "transformers", "peft", "scikit-learn", "pandas", "pyarrow", "safetensors")
+_PACKAGES = ("proteus-bounds", "numpy", "scipy", "torch", "transformers", "peft", "scikit-learn", "pandas", "pyarrow", "safetensors")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

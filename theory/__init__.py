@@ -15,7 +15,7 @@ from theory.certificates import Certificates, Measured, certificate, clopper_pea
 from theory.confidence import Confident, DivergenceRadius, confident, confident_ladder, divergence_radius
 from theory.conformal import Reject, RetrievalSets, conformal_confidence, conformal_sets
 from theory.errors import InputError
-from theory.exact import TailProbability, tail_probability
+from theory.exact import TailProbability, lugannani_rice, tail_probability
 from theory.files import read_queries, read_signatures
 from theory.finite import PlugInBound, PlugInErrors, exceedance, plug_in_bound, plug_in_errors, plug_in_favour
 from theory.ladder import RUNGS, Ball, HeldOut, Ladder, ladder
@@ -76,6 +76,7 @@ __all__ = [
     "first_alarm",
     "kl_ball",
     "ladder",
+    "lugannani_rice",
     "margins",
     "misfit_floor",
     "plan_frame",

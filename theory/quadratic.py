@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-# Numbers that one slice of a sum over the weights may hold.
-_SLICE = 200_000
-
 from theory.tridiagonal import spectra
 
+# Numbers that one slice of a sum over the weights may hold.
+_SLICE = 200_000
 # Dimension from which two spectra are measured to be faster than one decomposition with eigenvectors.
 _EIGENVECTORS_BELOW = 64
 
@@ -154,10 +153,12 @@ class QuadraticLaw:
         return first, second, third
 
     def rounding(self, theta: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
-        """An allowance for rounding in ``K(theta)``: a few ulps of the sum of the absolute values of its terms."""
+        """An allowance for rounding in ``K(theta)``: a few ulps of its terms, and of what ``1 + 2 w theta`` loses near 0."""
         t = theta[:, None]
         e = 2 * self.w * t
-        parts = np.abs(0.5 * np.log1p(e)) + 0.5 * (self.g * t) ** 2 / (1 + e)
+        shifted = 0.5 * (self.g * t) ** 2 / (1 + e)
+        # Relative error of 1 + e, which is rounding in e over 1 + e, carried through the logarithm and the quotient.
+        parts = np.abs(0.5 * np.log1p(e)) + shifted + (0.5 + shifted) * np.abs(e) / (1 + e)
         total = np.abs(theta * self.c) + 0.5 * (self.s * theta) ** 2 + parts.sum(axis=-1)
         return 8 * np.finfo(np.float64).eps * (1 + total)
 
