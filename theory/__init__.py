@@ -19,6 +19,7 @@ from theory.exact import TailProbability, lugannani_rice, tail_probability
 from theory.files import read_queries, read_signatures
 from theory.finite import PlugInBound, PlugInErrors, exceedance, plug_in_bound, plug_in_errors, plug_in_favour
 from theory.ladder import RUNGS, Ball, HeldOut, Ladder, ladder
+from theory.lowrank import LowRankGaussians, LowRankSignatures
 from theory.margin import Margins, margins
 from theory.mixture import Gaussians, QueryLaw, Rule, Signatures, well_specified
 from theory.monitor import ErrorMonitor, betting_interval, bounded_mean_interval, confidence_sequence, empirical_bernstein, first_alarm
@@ -43,6 +44,8 @@ __all__ = [
     "HeldOut",
     "InputError",
     "Ladder",
+    "LowRankGaussians",
+    "LowRankSignatures",
     "Margins",
     "Measured",
     "Plan",

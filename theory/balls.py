@@ -1,4 +1,4 @@
-"""Divergence balls (L12): how large a probability can be under any law within a divergence of the model.
+"""Divergence balls (theory/README.md, L12): how large a probability can be under any law within a divergence of the model.
 
 With ``p = P(A)`` under the model and ``q = Q(A)`` under the true law, a divergence between the laws is at least the
 same divergence between the two Bernoulli laws (data processing), so ``q`` is at most the largest number whose binary
@@ -169,7 +169,8 @@ def _largest(
         high[live] = np.where(over, at[live], high[live])
         low[live] = np.where(over, low[live], at[live])
         step = _newton(at[live], value, slope, target[live])
-        inside = (step > low[live]) & (step < high[live])
+        # A step to where it already stands, the upper end, has converged.
+        inside = (step > low[live]) & (step <= high[live])
         ahead = np.where(inside, step, 0.5 * (low[live] + high[live]))
         small = np.abs(ahead - at[live]) <= 4 * np.spacing(np.abs(at[live]))
         at[live] = np.where(small, at[live], ahead)

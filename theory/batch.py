@@ -2,7 +2,7 @@
 
 For a batch of B independent queries of task k, ``P(task i beats k) <= inf_l (sum_t pi_kt sum_s E exp(-l M_ts))^B``: a task's
 score is at most that of the reference component and its exponential at most the sum over its components, and the
-expectation of a product of independent factors is the product (theory.md, section 3). The exponent is linear in B, and
+expectation of a product of independent factors is the product (theory/README.md, L4). The exponent is linear in B, and
 at B = 1 no union over the true task's clusters is taken.
 """
 

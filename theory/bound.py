@@ -1,4 +1,4 @@
-"""What a bound is: one frozen value that carries its assumptions and cannot lie about being vacuous."""
+"""What a bound is: one frozen value that carries its assumptions and cannot lie about being vacuous (theory/README.md, Setting)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distribution-free statements (A0): binomial limits, simultaneous certificates, and the misfit floor."""
+"""Distribution-free statements (A0): binomial limits, simultaneous certificates, and the misfit floor (theory/README.md, L8)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def clopper_pearson(errors: int, n: int, confidence: float) -> tuple[float, floa
     """Two-sided exact binomial interval (Clopper and Pearson 1934), each tail at ``(1 - confidence) / 2``.
 
     Two limits are moved outwards by a hair, to ``half / n`` at one error and to ``1 - half / n`` at ``n - 1`` errors (see
-    `upper_limit`), so that the interval also covers the mean rate of samples drawn in fixed numbers from several strata.
+    `upper_limit`), so that the interval also covers the mean rate of samples drawn in fixed numbers from several strata, if the
+    confidence is at least one half.
 
     Raises
     ------
@@ -176,7 +177,8 @@ def simultaneous_certificates(
 
     The failure probability is shared equally between the tasks that have samples and the pool. Given the numbers of
     samples, the pool's errors are a sum over strata, whose limit `upper_limit` covers; so the numbers per task may be fixed
-    or drawn with the samples. With one such task the pool is that task, and nothing is shared.
+    or drawn with the samples. With one such task the pool is that task, and nothing is shared. The cover of strata is proved for
+    a failure probability of at most 1/4, which the pool is given if its share is larger.
 
     Parameters
     ----------
@@ -216,7 +218,8 @@ def simultaneous_certificates(
         else nothing_known("L8", Assumption.A0, "no held-out samples of this task")
         for name, k, size in zip(names, errors, n, strict=True)
     }
-    return Certificates(tasks, certificate(int(errors.sum()), int(n.sum()), confidence, simultaneous))
+    pooled = max(simultaneous, int(np.ceil(4 * (1 - confidence)))) if sampled > 1 else 1
+    return Certificates(tasks, certificate(int(errors.sum()), int(n.sum()), confidence, pooled))
 
 
 def _check_counts(errors: int, n: int) -> None:
@@ -241,7 +244,7 @@ def binary_kl(q: float, p: float) -> float:
 
 
 def misfit_floor(measured_low: float, predicted: float) -> float:
-    """How far the true law must be from the assumed one, in nats (theory.md, section 8).
+    """How far the true law must be from the assumed one, in nats (theory/README.md, L12).
 
     A lower confidence limit q of the measured error above the model's error p proves ``KL(Q, P) >= kl(q, p)``; 0 if
     ``q <= p``, where nothing is proved. Capped at the largest float for p = 0.

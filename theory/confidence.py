@@ -1,5 +1,7 @@
 """The confidence version of every rung: with probability ``1 - beta`` over the held-out data, the error is at most the value.
 
+Proof: theory/README.md, confidence.
+
 A rung is a bound on ``P(error)`` for the law P whose mean and covariance were estimated; the query follows the true law
 Q. If both are Gaussian and the estimates are the sample mean and the unbiased covariance of n independent samples, the
 divergences from Q to P are *pivotal*: an affine map brings Q to the standard normal and leaves them unchanged, so their

@@ -1,5 +1,7 @@
 """Split-conformal retrieval sets (A0), over all traffic or per task, and a certified reject option for unknown tasks.
 
+Proofs: theory/README.md, conformal sets.
+
 Every threshold here is an order statistic of held-out scores. If a fresh score is exchangeable with the n held-out ones,
 it exceeds the r-th smallest of them with probability at most ``1 - r/(n + 1)``, whatever the law of the scores: that is
 the marginal guarantee, over the draw of calibration samples and query together. Given the calibration samples, the

@@ -1,4 +1,4 @@
-"""The one error that bad input raises, everywhere in the project."""
+"""The one error that bad input raises, everywhere in the project (theory/README.md, Setting)."""
 
 from __future__ import annotations
 

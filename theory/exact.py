@@ -1,4 +1,4 @@
-"""Exact lower-tail probabilities of quadratic laws, in log space, with an error bound or estimate (T5).
+"""Exact lower-tail probabilities of quadratic laws, in log space, with an error bound or estimate (theory/README.md, T5).
 
 ``P(M <= 0) = (1 / 2 pi i) int exp(K(theta)) / theta d theta`` along any path from below to above that crosses the real axis once,
 inside ``(0, 1/(2 w_-))``, where ``K(theta) = log E exp(-theta M)``: all singularities of the integrand lie on the real axis, to

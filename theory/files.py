@@ -1,4 +1,4 @@
-"""Signatures and query moments from files: `.safetensors` or `.npz`, never pickle."""
+"""Signatures and query moments from files: `.safetensors` or `.npz`, never pickle (theory/README.md, Setting)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finite samples: what estimating a signature does to its energies and to the retrieval error (theory.md, section 6).
+"""Finite samples: what estimating a signature does to its energies and to the retrieval error (theory/README.md, finite samples).
 
 Throughout, a component is estimated by the mean and the unbiased covariance ``S`` of n independent samples of its own
 Gaussian, so that ``(n-1) S`` is Wishart with n - 1 degrees of freedom, independent of the mean. The embedding dimension

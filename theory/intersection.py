@@ -1,4 +1,4 @@
-"""Exact probability that two quadratic forms in one Gaussian are both at most 0.
+"""Exact probability that two quadratic forms in one Gaussian are both at most 0 (theory/README.md, L5b).
 
 ``P(M_1 <= 0, M_2 <= 0) = (2 pi i)^-2 int int exp(K(theta)) / (theta_1 theta_2) d theta`` over ``theta = a + i y``, ``a`` the
 saddlepoint of the whole integrand and ``K(theta) = log E exp(-theta . M)``. Along any ray of y the integrand's modulus

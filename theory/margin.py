@@ -1,4 +1,4 @@
-"""From signatures, a rule and a query law to the laws of all margins (theory.md, section 9)."""
+"""From signatures, a rule and a query law to the laws of all margins (theory/README.md, pairs)."""
 
 from __future__ import annotations
 

@@ -208,6 +208,11 @@ class Signatures:
 
     def __post_init__(self) -> None:
         gaussians = Gaussians(self.means, self.covariances)
+        object.__setattr__(self, "covariances", gaussians.covariances)
+        self._describe(gaussians)
+
+    def _describe(self, gaussians: Gaussians) -> None:
+        """Check everything but the Gaussians, which may be of any kind that is scored alike (`theory.lowrank`), and set it."""
         K = len(gaussians)
         task = np.asarray(self.task)
         if task.shape != (K,) or not np.issubdtype(task.dtype, np.integer):
@@ -242,7 +247,6 @@ class Signatures:
             raise InputError("names", f"holds the duplicate task name {sorted(n for n in names if names.count(n) > 1)[0]!r}")
         for name, value in (
             ("means", gaussians.means),
-            ("covariances", gaussians.covariances),
             ("task", task),
             ("weights", weights),
             ("counts", counts),
@@ -294,7 +298,7 @@ class Rule:
 
     with ``E_s = Q_s + log det Lam_s`` (and ``-2 log pi_s`` with weights). "angular" orders components as
     ``d log Q_s + log det Lam_s`` does, of which it is an increasing function: a common factor of all distances cancels.
-    A task's score lies below the least of its components' scores by at most the slack (theory.md, section 1).
+    A task's score lies below the least of its components' scores by at most the slack (theory/README.md, rules).
 
     With a background, one Gaussian per embedding space, the score is a likelihood ratio and is invariant under any
     invertible affine map of each space. In one shared space it changes nothing.
@@ -437,7 +441,7 @@ class QueryLaw:
     task : (C,) int array
         True task of each query component.
     cluster : (C,) int array
-        The true cluster (index of a signature component) that the query component refines.
+        The true cluster that the query component refines (index of a signature component, where each has a cluster of its own).
     weights : (C,) array
         Probability of each query component in the traffic that "overall" refers to; normalised to sum to one.
     name : str

@@ -1,5 +1,7 @@
 r"""Error watched in service: limits that hold at all times together, and intervals for the mean of bounded values (A0).
 
+Statement in short: theory/README.md, monitor.
+
 All but `empirical_bernstein` rest on one argument. For a hypothesis about the data, a *capital* is a function of the
 observations so far that starts at 1, is never negative, and on average does not grow if the hypothesis is true (a
 nonnegative supermartingale). By Ville's inequality (1939) it ever reaches ``1/alpha`` with probability at most `alpha`; so

@@ -1,5 +1,7 @@
 """Planning: how many samples, how much separation, how many tasks, how large a batch a target error needs.
 
+Formulas: theory/README.md, planner.
+
 Every answer is read off one rung in one model, the canonical one: m tasks of tau components each, every component
 ``N(mu, I)`` after a common whitening, every wrong component at squared Mahalanobis distance ``rho^2 = d delta`` *or more*
 from the query's own, queries drawn from the signature's own components. An answer is accepted only after its bound was

@@ -1,7 +1,7 @@
 """The law of a quadratic form in a Gaussian: the one object that every tail and every rung is a function of.
 
 With ``z`` standard normal, ``M = c + sum_j (w_j z_j^2 + g_j z_j) + s z_0``. Scores, their differences and hence
-margins are all of this form (theory.md, section 9); whitening and one symmetric eigendecomposition give ``(w, g, s, c)``.
+margins are all of this form (theory/README.md, pairs); whitening and one symmetric eigendecomposition give ``(w, g, s, c)``.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class QuadraticLaw:
 
     def limit(self) -> Float[np.ndarray, " P"]:
         """Supremum ``1 / (2 w_-)`` of the theta at which ``E exp(-theta M)`` is finite (``inf`` if w_- = 0)."""
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             return 1 / (2 * self.least_weight())
 
     def log_laplace(self, theta: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 A Gaussian query law gives a margin far lighter tails than real embeddings have. The first three need no law at all: the
 mean and variance, unimodality besides, or higher moments. The fourth keeps the law's shape and lets its scale vary.
-Statements: theory.md, section 8.
+Statements: theory/README.md, L7; theory/README.md, L9; theory/README.md, L10; theory/README.md, L11.
 """
 
 from __future__ import annotations
@@ -164,7 +164,8 @@ def log_scale_mixture(
 
     ``p_s(W)`` is the probability of ``M_s <= 0`` with the query's covariance multiplied by W. The union is taken inside the
     expectation, which is valid (given W it bounds the error) and tighter. Trapezoidal rule in ``log W``, whose integrand
-    is analytic and decays on both sides; the mass outside the nodes and the last change on doubling them are added.
+    decays on both sides, with a kink where the union is cut at one; the mass outside the nodes is added, and the last change on
+    doubling them, which estimates the error.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""L6: the error under a query law by simulation, plain or with importance sampling that stays right for rare events.
+"""L6: the error under a query law by simulation, plain or with importance sampling that stays right for rare events (theory/README.md, L6).
 
 Importance sampling draws for a query component c a wrong component s with probability ``exp(K_cs) / U_c``,
 ``U_c = sum_s exp(K_cs)``, then a query from component c tilted by ``exp(-theta_s M_s)`` (Gaussian again), ``theta_s`` the

@@ -1,4 +1,4 @@
-"""Separation statistics of all component pairs in one shared space (theory.md, sections 1 and 5).
+"""Separation statistics of all component pairs in one shared space (theory/README.md, separation statistics at scale).
 
 Of ``E Q_s = tr(P C) + D'P D`` and ``Var Q_s = 2 tr((P C)^2) + 4 D'P C P D``, with ``P = Lam_s^-1`` and ``D = nu - mu_s``, all
 pairs of ``tr(P C)`` are one product of a (C, d^2) with a (d^2, K) matrix, and the terms in D take d^2 operations a pair.

@@ -1,4 +1,4 @@
-"""Where the slack goes: why a rung is as large as it is (theory.md, section 7)."""
+"""Where the slack goes: why a rung is as large as it is (theory/README.md, slack)."""
 
 from __future__ import annotations
 

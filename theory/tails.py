@@ -1,4 +1,4 @@
-"""Tail bounds T1 to T4 and the closed-form margin bound L1b, for batches of quadratic laws.
+"""Tail bounds T1 to T4 and the closed-form margin bound L1b, for batches of quadratic laws (theory/README.md, T1 to T4).
 
 Every function returns natural logarithms of upper bounds on a probability, at most 0, rounded up.
 """
@@ -52,16 +52,32 @@ def log_lower_bernstein(law: QuadraticLaw, x: Float[np.ndarray, " P"] | float = 
 
     ``P(M <= E M - sqrt(2 V t) - 2 w_- t) <= exp(-t)`` with ``V = Var M`` and ``w_- = max(0, -min w)``. With no negative
     weight this is T2 (the lower tail of a generalised chi-square); on ``-M`` it is T3 (Bernstein's upper tail); at
-    ``x = 0`` it is the margin bound L1b (theory.md, section 9: T2 on the positive and T3 on the negative eigenvalues).
+    ``x = 0`` it is the margin bound L1b (theory/README.md, L1b: T2 on the positive and T3 on the negative eigenvalues).
     It is never better than `log_chernoff`, which optimises the same log-MGF.
     """
-    gap = law.mean() - x
-    return -exponent(gap, np.sqrt(2 * law.variance()), 2 * law.least_weight())
+    unit = _unit(law)
+    part = _divided(law, unit)
+    with np.errstate(over="ignore"):
+        gap = np.minimum((law.mean() - x) / unit, -LOG_IMPOSSIBLE)
+    return -exponent(gap, np.sqrt(2 * part.variance()), 2 * part.least_weight())
 
 
 def log_upper_bernstein(law: QuadraticLaw, x: Float[np.ndarray, " P"] | float) -> Float[np.ndarray, " P"]:
     """T3: log of the closed-form bound on ``P(M >= x)``; see `log_lower_bernstein`."""
     return log_lower_bernstein(-law, -np.asarray(x, dtype=np.float64))
+
+
+def _unit(law: QuadraticLaw) -> Float[np.ndarray, " P"]:
+    """A power of two near the largest coefficient that multiplies a normal variable (one half if all are zero)."""
+    largest = np.maximum(np.abs(law.w).max(axis=1), np.maximum(np.abs(law.g).max(axis=1), law.s))
+    return np.ldexp(1.0, np.frexp(largest)[1] - 1)
+
+
+def _divided(law: QuadraticLaw, unit: Float[np.ndarray, " P"]) -> QuadraticLaw:
+    """Law of ``M / unit``: the same event ``M <= 0``, without rounding, and with squares that neither vanish nor overflow."""
+    with np.errstate(over="ignore"):
+        c = np.clip(law.c / unit, LOG_IMPOSSIBLE, -LOG_IMPOSSIBLE)
+    return QuadraticLaw(law.w / unit[:, None], law.g / unit[:, None], law.s / unit, c)
 
 
 def saddlepoint(law: QuadraticLaw, pole: bool = False) -> Float[np.ndarray, " P"]:
@@ -102,7 +118,8 @@ def saddlepoint(law: QuadraticLaw, pole: bool = False) -> Float[np.ndarray, " P"
             halfway = np.where(np.isfinite(hi) & (lo > hi / 4), (lo + hi) / 2, halfway)
             inside = np.isfinite(step) & (step > lo) & (step < hi)
             ahead = np.where(inside, step, halfway)
-            small = np.abs(step - at) <= _NEWTON_TOLERANCE * at
+            # Close to a finite limit the distance to it is the scale: there a step is small beside theta wherever the root is.
+            small = np.abs(step - at) <= _NEWTON_TOLERANCE * np.minimum(at, limit[live] - at)
         answer[live] = at
         done[live] = small | (hi - lo <= _NEWTON_TOLERANCE * lo) | ~np.isfinite(ahead) | (ahead > 1e300)
         theta[live] = ahead
@@ -116,6 +133,7 @@ def log_chernoff(law: QuadraticLaw, x: Float[np.ndarray, " P"] | float = 0.0) ->
     whose theta is one of the candidates.
     """
     law = law.shifted(-np.asarray(x, dtype=np.float64))
+    law = _divided(law, _unit(law))
     theta = saddlepoint(law)
     impossible = np.isinf(theta)
     theta = np.where(impossible, 0.0, theta)

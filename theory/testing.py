@@ -1,5 +1,7 @@
 """A kit for testing bounds: hypothesis strategies for retrieval settings, and one contract that every bound must keep.
 
+A worked example: theory/README.md, Adding a bound.
+
 A new bound inherits the whole suite by being listed, as scikit-learn's estimators do with ``parametrize_with_checks``::
 
     from theory.testing import Candidate, parametrize_with_contract
@@ -240,7 +242,16 @@ def _student(rule: Rule, law: QueryLaw) -> Bound:
     return Bound("L11", law.level, float(logsumexp(np.minimum(log_p, 0.0), b=law.weights)))
 
 
-_AT_LEAST = {"L3": ("L5", "L5b"), "L1b": ("L3", "L5"), "L5": ("L5b",), "L7": ("L9",), "L12": ("L5",)}
+_AT_LEAST = {
+    "L1": ("L1b", "L3", "L5", "L5b"),
+    "L1b": ("L3", "L5", "L5b"),
+    "L2": ("L5b",),
+    "L3": ("L5", "L5b"),
+    "L5": ("L5b",),
+    "L7": ("L5", "L9"),
+    "L10": ("L5",),
+    "L12": ("L5",),
+}
 
 
 def rungs() -> list[Candidate]:

@@ -2,7 +2,7 @@
 
 With ``D_s = mu_k - mu_s`` and ``P = Lam^-1`` the margins are ``M_s = 2 D_s' P (x - mu_k) + D_s' P D_s`` plus a constant,
 jointly normal with covariance ``4 D_s' P D_t`` when ``x ~ N(mu_k, Lam)``; the error of rule "max" on a task of one component
-is the probability that any is at most 0 (theory.md, section 8). No union is needed.
+is the probability that any is at most 0 (theory/README.md, tied covariances). No union is needed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Eigenvalues of a symmetric matrix and the squared coordinates of one vector in its eigenvectors, without eigenvectors.
 
+What it serves: theory/README.md, pairs.
+
 The law of ``z'Az + b'z`` depends on the eigenvectors of A only through the sizes of b's coordinates in them, and those
 follow from two spectra. Householder reflections that bring b onto the first axis turn A into a tridiagonal T, and with
 ``lam`` the eigenvalues of T and ``mu`` those of T without its first row and column, the two sides of

@@ -3,6 +3,8 @@
 An error on a query component needs ``M_s <= 0`` for some wrong component s. Adding the pairs' probabilities counts an
 overlap as often as components share it; with many wrong components that is the weak link of the ladder. `second_order`
 subtracts overlaps that are known exactly, or removes the part that all of them share.
+
+Proofs: theory/README.md, L1; theory/README.md, L2; theory/README.md, L5b.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import brentq
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.special import logsumexp, ndtr, ndtri
 from scipy.stats import multivariate_normal
@@ -205,7 +208,8 @@ def _hunter(forms: Forms, log_p: np.ndarray, log_all: np.ndarray, intersections:
             # Relative to the likelier event; a floor keeps the edge in the graph, whose zeros mean "no edge".
             guess = float(multivariate_normal([0, 0], [[1, rho], [rho, 1]]).cdf([z[i], z[j]]))
             weight[i, j] = -max(guess, 1e-300)
-    tree = minimum_spanning_tree(weight).tocoo()
+    # Sparse, because a dense graph loses its edges below 1e-8.
+    tree = minimum_spanning_tree(csr_array(weight)).tocoo()
     chosen = sorted(zip(-tree.data, tree.row, tree.col, strict=True), reverse=True)[:intersections]
     overlaps = [_log_both_low(forms[[int(i), int(j)]]) for _, i, j in chosen]
     total = float(logsumexp(log_all)) + 1e-14 * log_all.size

@@ -180,3 +180,10 @@ def test_the_misfit_floor_is_zero_unless_the_model_is_disproved():
 def test_bad_input_is_named(call, what):
     with pytest.raises(InputError, match=what):
         call()
+
+
+def test_the_pool_is_given_at_most_a_quarter_whatever_confidence_is_asked_for():
+    # At failure probability 0.32 the limit would miss strata of rates (1, 0.434, 0.434) with probability 0.3204.
+    found = simultaneous_certificates(np.array([1, 0, 0]), np.array([1, 1, 1]), 0.02)
+    assert found.overall.value >= upper_limit(1, 3, 0.25)
+    assert found.tasks["1"].value == pytest.approx(upper_limit(0, 1, 0.98 / 4))

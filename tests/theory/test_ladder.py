@@ -221,3 +221,13 @@ def test_law_and_signature_must_fit():
         ladder(signatures(rng, 2, [0, 1, 2], 1.0), cross_law(rng, sig))
     with pytest.raises(InputError, match="confidence"):
         ladder(sig, confidence=1.0)
+
+
+def test_equal_components_tie_and_leave_no_lower_side():
+    twins = Signatures(np.array([[0.0, 0.0], [0.0, 0.0], [9.0, 0.0]]), np.repeat(np.eye(2)[None], 3, axis=0), np.array([0, 1, 2]))
+    found = ladder(twins, simulations=20_000)
+    # Ties go to the lower number: task 0 is right against task 1 and task 1 never, and the lower sides speak of task 2 alone.
+    assert found.overall["L5"].log_lower <= found.overall["L6"].log_value
+    for rungs in found.tasks.values():
+        assert rungs["L5"].log_lower < np.log(1e-5)
+    assert found.tasks[0]["L5"].vacuous and found.tasks[0]["L6"].value < 1e-2

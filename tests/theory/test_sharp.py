@@ -309,6 +309,87 @@ def test_the_search_starts_at_the_closed_form_and_takes_few_steps(monkeypatch):
     assert seen[0] == pytest.approx([1.0])
 
 
+# Laws with and without the pole whose Newton steps leave the bracket at either end, and the evaluations that their search takes.
+_CORNERED = [
+    (LAW([-3e-3, -0.0164, 0.65, 18.3], [0.0, 823.5, 4168.0, 0.0], 0.0, 1.15e8), False, 6),
+    (LAW([-9e-6, 0.46, 221.0, -9e-3], [0.0, 0.0, 9136.0, 0.0], 0.0, 1.84e7), False, 34),
+    (LAW([-1.7e-4, 134.0, -0.087, -1.3e-3], [0.0, 3.7e-4, 0.077, 0.0], 0.0, 1100.0), True, 14),
+    (LAW([-11.8, 5.4e-3], [0.0, 2861.0], 0.0, -8.9e7), True, 9),
+    (LAW([0.0], 0.0, 1.0, -100.0), True, 9),
+    (LAW([6e-6], 0.255, 1.6e-3, 9380.0), False, 5),
+]
+
+
+@pytest.mark.parametrize(("law", "pole", "steps"), _CORNERED)
+def test_the_search_stays_between_the_slopes_that_it_has_seen_in_any_unit(monkeypatch, law, pole, steps):
+    seen = []
+    inner = QuadraticLaw.laplace_derivatives
+
+    def watched(law, theta):
+        seen.append(float(theta[0]))
+        return inner(law, theta)
+
+    monkeypatch.setattr(QuadraticLaw, "laplace_derivatives", watched)
+    assert tails_.saddlepoint(law, pole) == close([float(_mp_saddle(law, pole))], 3e-10)
+    assert len(seen) <= steps + 1
+    low, high = 0.0, law.limit()[0]
+    for theta in seen:
+        assert low < theta < high
+        slope = inner(law, np.array([theta]))[0][0] - (1 / theta if pole else 0)
+        low, high = (theta, high) if slope <= 0 else (low, theta)
+    # Powers of two are exact, so every step must be the same.
+    once = seen.copy()
+    for unit in (2.0**-300, 2.0**300):
+        seen.clear()
+        tails_.saddlepoint(LAW(law.w * unit, law.g * unit, law.s * unit, law.c * unit), pole)
+        assert [theta * unit for theta in seen] == once
+
+
+def test_a_step_that_lands_on_the_limit_itself_is_not_taken():
+    # K' = -c + 1 / (2 (1 - theta)), and the first step ends at 1, where K is infinite, if c = 2 + sqrt(3) to the last bits.
+    c = 2 + np.sqrt(3) + np.arange(-600, 600) * np.spacing(2 + np.sqrt(3))
+    assert tails_.saddlepoint(LAW(np.full((c.size, 1), -0.5), 0.0, 0.0, c)) == pytest.approx(1 - 1 / (2 * c), rel=3e-10)
+
+
+def test_bounds_do_not_depend_on_the_unit_even_where_squares_vanish_or_overflow():
+    law = LAW([[2.0, -0.5], [1.0, 3.0], [1.0, 0.0]], [[1.0, 0.5], [0.0, 1.0], [-2.0, 0.0]], [0.5, 0.0, 0.0], [5.0, 2.0, 1.5])
+    for unit in (2.0**-1000, 2.0**-560, 2.0**900):
+        scaled = LAW(law.w * unit, law.g * unit, law.s * unit, law.c * unit)
+        for bound in (tails_.log_lower_bernstein, tails_.log_chernoff):
+            assert (bound(scaled) == bound(law)).all() and (bound(scaled, unit) == bound(law, 1.0)).all()
+        for bound in (tails_.log_upper_bernstein, tails_.log_chernoff_upper):
+            assert (bound(scaled, 9 * unit) == bound(law, 9.0)).all()
+    assert (tails_._unit(law) == [2, 2, 2]).all() and tails_._unit(LAW([-3.0], 9.0, 33.0)) == 32 and tails_._unit(LAW([-70.0], -9.0)) == 64
+    # One deviation from zero, and further than the floats can say.
+    for s in (1e-300, 1e-170, 3e-162, 1e-161, 1e200):
+        assert tails_.log_chernoff(LAW([0.0], 0.0, s, s)) == close([-0.5], 1e-12)
+    assert tails_.log_chernoff(LAW([0.0], 0.0, 1e-300, 1e300)) == tails_.log_lower_bernstein(LAW([0.0], 0.0, 1e-300, 1e300)) == LOG_IMPOSSIBLE
+    assert tails_.log_chernoff(LAW([0.0], 0.0, 1e-300, -1e300)) == tails_.log_lower_bernstein(LAW([0.0], 0.0, 1e-300, -1e300)) == 0
+    assert tails_._divided(LAW([0.0], 0.0, 1e-300, 1e300), np.array([1e-300])).c == -LOG_IMPOSSIBLE
+    assert tails_._divided(LAW([0.0], 0.0, 1e-300, -1e300), np.array([1e-300])).c == LOG_IMPOSSIBLE
+
+
+def test_no_law_makes_the_search_warn():
+    assert tails_.saddlepoint(LAW([0.0], 0.0, 0.0, 3.0)) == np.inf
+    # Variances that vanish: no Newton step, and a constant slope.
+    assert np.isfinite(tails_.saddlepoint(LAW([0.0], 0.0, 1e-170, 1e-170)))
+    assert np.isfinite(tails_.saddlepoint(LAW([0.0], 0.0, 1e-160, 1e-10)))
+    # Powers of theta overflow beyond 1e300; there the search stops.
+    assert tails_.saddlepoint(LAW([0.0], 0.0, 2.2e-162, 1e-16)) <= 1e300
+    # A support that ends at zero but for rounding.
+    edge = LAW([1e-150], 1.0, 0.0, 2.5e149)
+    assert tails_.saddlepoint(edge) > 1e150 and tails_.log_chernoff(edge) <= tails_.log_lower_bernstein(edge) < -1e298
+
+
+def test_a_bracket_that_has_closed_ends_the_search(monkeypatch):
+    # Without a second derivative nothing but bisection is left: K' = -c - w / (1 + 2 w theta) vanishes at half the limit.
+    seen = []
+    inner = QuadraticLaw.laplace_derivatives
+    monkeypatch.setattr(QuadraticLaw, "laplace_derivatives", lambda law, theta: seen.append(theta) or inner(law, theta))
+    assert tails_.saddlepoint(LAW([-1e-170], 0.0, 0.0, 2e-170)) == close([2.5e169], 3e-10)
+    assert len(seen) < 60
+
+
 # robust.py
 
 
@@ -585,6 +666,9 @@ def test_balls_are_never_below_the_probability_and_take_the_stated_allowances(mo
     # Hoelder's inequality in numbers that are exact: eight roundings are added.
     assert balls_.renyi_ball(-2e6, 2.0, 1e6) == -5e5 + 8 * eps * 5e5
     assert balls_.renyi_ball(-600.0, 2.0, 128.0) == -236 + 8 * eps * 236
+    # From an exponent of 36 on, and up to a log probability of -1e6, that inequality is all.
+    assert balls_.renyi_ball(-100.0, 2.0, 36.0) == -32 + 8 * eps * 32
+    assert balls_.renyi_ball(-1e6, 2.0, 16.0) == -499992 + 8 * eps * 499992
     log_p = np.linspace(-3, -2e-3, 400)
     with mpmath.workdps(40):
         p = [mpmath.exp(mpmath.mpf(v)) for v in log_p]
@@ -620,6 +704,10 @@ def test_balls_bear_a_caller_who_forbids_every_floating_point_exception():
                     P, Q = np.array([log_p]), np.array([log_q])
                     for value, slope in (balls_._kl(Q, P), balls_._power(1.5, Q, P)):
                         assert value >= 0 and slope >= 0
+        assert balls_._above_kl(np.array([-1e300]), np.array([1e200])) == close([np.log(1e-100)])
+        # Where the last logarithm's argument vanishes: log(radius / -log p) - log p = 1.
+        near = 2 * np.exp(-1.0) + np.arange(-50, 50) * np.spacing(2 * np.exp(-1.0))
+        assert np.isfinite(balls_._above_kl(np.full(100, -2.0), near)).all()
         zero, apart = np.zeros(1), np.array([-800.0])
         assert balls_._ratios(zero, np.array([-1.0]))[1] == -np.inf
         assert balls_._ratios(np.array([-1.0]), apart)[1] == close(np.log(-np.expm1(-1)))
@@ -722,19 +810,23 @@ def test_the_root_is_found_in_few_steps_and_moved_up_by_the_stated_error():
 
     log_p, target = np.log([0.1, 0.3, 1e-9]), np.array([0.2, 0.3, 1e-12])
     truth = np.log(np.exp(log_p) + target)
-    for start in (np.zeros(3), truth + 0.05, truth + 1e-9):
+    # Newton's method doubles the digits; the third start has nine already.
+    for start, most in ((np.zeros(3), 57), (truth + 0.05, 9), (truth + 1e-9, 6)):
         asked.clear()
         found = balls_._largest(apart, log_p, target, start, np.zeros(3))
         assert (found >= truth - 1e-15).all() and found == pytest.approx(truth, abs=3e-14)
-        assert len(asked) <= 57
+        assert len(asked) <= most
         moved = balls_._largest(apart, log_p, target, start, np.full(3, 1e-3))
         assert moved - found == close(1e-3 * target * np.exp(-truth), 1e-9)
     # A flat divergence leaves bisection, and no error to add; a root above certainty is certainty.
     for rounding in (0.0, 1.0):
         flat = balls_._largest(lambda a, b: (apart(a, b)[0], np.zeros(a.size)), log_p, target, np.zeros(3), np.full(3, rounding))
         assert flat == pytest.approx(truth, abs=5e-14)
-        steep = balls_._largest(lambda a, b: (apart(a, b)[0], np.full(a.size, 1e-308)), log_p, target, np.zeros(3), np.full(3, rounding))
-        assert (steep >= truth).all()
+        for slope in (1e-308, 1e-310):
+            slight = balls_._largest(
+                lambda a, b, slope=slope: (apart(a, b)[0], np.full(a.size, slope)), log_p, target, np.zeros(3), np.full(3, rounding)
+            )
+            assert (slight >= truth).all()
     assert balls_._largest(apart, np.log([0.3]), np.array([0.7]), np.zeros(1), np.full(1, 1e-3)).tolist() == [0.0]
     assert balls_._newton(np.array([3.0, 3.0, 3.0]), np.array([7.0, 7.0, 2.0]), np.array([2.0, 0.0, 1.0]), np.array([5.0, 5.0, 2.0]))[
         [0, 2]
@@ -806,6 +898,15 @@ def test_the_base_of_margins_that_cannot_fail():
     assert -np.inf < _base(sure, 5.0) < 0
     half = LAW([[1.0], [-1.0]], 0.0, 0.0, [1.0, 40.0])
     assert float(mpmath.log(40) / 2 - 19.5) <= _base(half) < 0
+
+
+def test_bases_of_margins_at_the_ends_of_the_floats():
+    # A constant has no unit of its own; the slack takes back from l = 1/2 on.
+    assert _base(LAW([0.0], 0.0, 0.0, 3.0)) == LOG_IMPOSSIBLE
+    assert just_above(_base(LAW([0.0], 0.0, 0.0, 3.0), 5.0), -1.5, 1e-7)
+    # Where the exponential moments leave the floats, there is still the largest exponent that they hold, or none.
+    assert LOG_IMPOSSIBLE <= _base(LAW([0.0], 0.0, 1.0, 1e300)) < -1e300
+    assert 0 <= _base(LAW([0.0], 0.0, 1.0, -1e300)) < np.inf
 
 
 def test_the_union_over_tasks_of_powers_of_bases():
@@ -994,13 +1095,14 @@ def test_the_misfit_floor_is_the_binary_divergence():
 
 
 def test_a_sum_of_pairs_is_their_sum_rounded_up():
-    values, edges = np.array([-1.0, -2.0, -0.5, -7.0, -6.0]), np.array([0, 2, 5])
+    values, edges = np.array([-2.0, -1.0, -7.0, -0.5, -6.0]), np.array([0, 2, 5])
     found = unions_.summed(values, edges)
     with mpmath.workdps(40):
         truth = [mpmath.log(mpmath.fsum(mpmath.exp(v) for v in part)) for part in (values[:2], values[2:])]
     assert just_above(found.upper, truth, 4e-14)
     assert ((found.upper - np.array([float(t) for t in truth])) > [1.5e-14, 2.5e-14]).all()
-    assert found.binding.tolist() == [0, 2] and (found.lower == -np.inf).all() and found.lower.shape == (2,)
+    assert found.binding.tolist() == [1, 3] and (found.lower == -np.inf).all() and found.lower.shape == (2,)
+    assert found.binding.dtype == np.int64
 
 
 def _normal_pairs():
@@ -1028,6 +1130,9 @@ def test_the_separation_bound_is_its_formula():
     b = np.array([2 * 1.25, 2.0])
     t = ((np.sqrt(a**2 + 4 * b * gap) - a) / (2 * b)) ** 2
     assert bound.upper == close([np.log(3) - t.min()], 1e-13) and bound.binding.tolist() == [int(np.argmin(t))]
+    # Any exponent above zero counts.
+    bound = unions_.separation_bound(_margins([0], LAW([[0.0]], 0.0, 1.0, 3.0), LAW([[0.0]]), LAW([[0.0]], 0.0, 1.0, 1.2)))
+    assert bound.upper == close([np.log(2) - 0.72], 1e-12)
     # Scores that overlap leave the number of events.
     near = LAW([[0.0]], 0.0, 1.0, 0.5)
     bound = unions_.separation_bound(_margins([0], near, LAW([[0.0]], 0.0, 1.0, 1.0), near))
@@ -1072,6 +1177,40 @@ def test_the_split_bound_is_the_least_over_thresholds_common_or_of_each_pair():
         assert bound.upper[0] == pytest.approx(min(common, each), rel=1e-10, abs=2e-12) and bound.binding[0] == binding
 
 
+def test_thresholds_between_scores_far_apart_are_parts_of_the_nearest_gap():
+    # Own scores of next to no deviation: thresholds counted in it stay below all wrong scores, and the parts decide.
+    of, own_mean, own_deviation = np.array([0, 0, 1, 1]), np.array([5.0, -3.0]), np.array([1e-3, 1e-2])
+    mean, deviation = np.array([5.5, 6.0, 27.0, 40.0]), np.array([0.15, 0.3, 9.0, 11.0])
+    own, other = LAW([[0.0]] * 2, 0.0, own_deviation, own_mean), LAW([[0.0]] * 4, 0.0, deviation, mean)
+    bound = unions_.split_bound(_margins(of, other, own, other))
+    quantiles = [0.25 + 3.75 * j / 7 for j in range(8)] + [5 * 8 ** (j / 4) for j in range(5)]
+    for c in range(2):
+        pairs = of == c
+        given = own_mean[c], own_deviation[c], mean[pairs], deviation[pairs], quantiles
+        common, each, _ = _split(*given, [0.2, 0.4, 0.6])
+        assert bound.upper[c] == pytest.approx(min(common, each), abs=2e-12)
+        assert min(_split(*given, [])[:2]) > min(common, each) + 1e-3
+
+
+def test_the_split_bound_adds_its_allowance_and_no_pair_exceeds_one():
+    found, of, own_mean, own_deviation, mean, deviation = _normal_pairs()
+    bound = unions_.split_bound(found)
+    quantiles = [0.25 + 3.75 * j / 7 for j in range(8)] + [5 * 8 ** (j / 4) for j in range(5)]
+    levels = np.concatenate([own_mean[:, None] + own_deviation[:, None] * quantiles], axis=1)
+    for c in range(2):
+        # The exact tails at some level, added as they are, and one rounding for each pair.
+        sums = []
+        for level in levels[c]:
+            above = tail_probability((-found.own[c]).shifted(level)).log_high[0]
+            below = tail_probability(found.other[of == c].shifted(-level)).log_high
+            sums.append(np.logaddexp(above, special.logsumexp(below)) + 1e-14 * below.size)
+        assert bound.upper[c] == pytest.approx(min(sums, key=lambda x: abs(x - bound.upper[c])), rel=0, abs=5e-16)
+    assert bound.binding.dtype == np.int64
+    # A wrong score that is surely lower: even with a threshold of its own the pair counts once.
+    low = LAW([[0.0]], 0.0, 1.0, -500.0)
+    assert unions_.split_bound(_margins([0], low, LAW([[1.0]]), low)).upper.tolist() == [1e-14]
+
+
 def test_subtracting_in_logarithms_rounds_up():
     assert just_above(unions_._log_less(-1.0, -2.0), mpmath.log(mpmath.exp(-1) - mpmath.exp(-2)), 2e-14)
     assert unions_._log_less(-1.0, -2.0) - float(mpmath.log(mpmath.exp(-1) - mpmath.exp(-2))) > 5e-15
@@ -1095,7 +1234,7 @@ def _both_below(forms, i, j):
     return float(stats.multivariate_normal([0, 0], covariance, allow_singular=True).cdf([-forms.c[i], -forms.c[j]]))
 
 
-def test_hunters_bound_subtracts_the_heaviest_tree():
+def test_hunters_bound_subtracts_the_heaviest_tree(monkeypatch):
     forms = _linear([[1, 0, 0, 0], [0.9, 0.5, 0, 0], [0.2, 0, 1, 0], [0.8, 0.3, 0.2, 0.1]], [0.7, 1.0, 0.9, 1.2])
     deviation = np.sqrt(np.diagonal(forms.covariance()))
     log_p = stats.norm.logcdf(-forms.c / deviation)
@@ -1122,8 +1261,28 @@ def test_hunters_bound_subtracts_the_heaviest_tree():
     apart = _linear([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]], [3.0, 3.0])
     log_p = stats.norm.logcdf([-3.0, -3.0])
     assert just_above(unions_._hunter(apart, log_p, log_p, 1), mpmath.log(2) + mpmath.mpf(float(log_p[0])), 1e-13)
+    monkeypatch.setattr(unions_, "_log_both_low", lambda forms: -np.inf)
+    assert unions_._hunter(forms, stats.norm.logcdf(-forms.c / deviation), log_all, 3) == special.logsumexp(log_all) + 5e-14
+    monkeypatch.undo()
     same = _linear([[0.0, 0, 0, 0], [0.0, 0, 0, 0]], [3.0, 3.0])
     assert just_above(unions_._hunter(same, log_p, log_p, 1), mpmath.log(2) + mpmath.mpf(float(log_p[0])), 1e-13)
+
+
+def test_hunters_bound_of_certain_of_equal_and_of_very_rare_events():
+    # One and the same event three times, its correlations exactly one.
+    same = _linear([[1.0, 0.5, 0, 0], [1.0, 0.5, 0, 0], [2.0, 1.0, 0, 0]], [2.0, 2.0, 4.0])
+    log_p = np.full(3, stats.norm.logcdf(-2 / np.sqrt(1.25)))
+    assert log_p[0] <= unions_._hunter(same, log_p, log_p, 2) <= log_p[0] + math.log(3) + 1e-13
+    # Probabilities below the floats: the correlations still say which two overlap.
+    rare = _linear([[1, 0.01, 0, 0], [1, 0, 0.01, 0], [1, 0.3, 0, 0.3]], [60.0, 60.0, 60 * np.sqrt(1.18)])
+    log_p = stats.norm.logcdf(-rare.c / np.sqrt(np.diagonal(rare.covariance())))
+    assert log_p.max() < -1700
+    overlap = unions_._log_both_low(rare[[0, 1]])
+    assert unions_._hunter(rare, log_p, log_p, 1) == unions_._log_less(special.logsumexp(log_p) + 3e-14, overlap) < special.logsumexp(log_p) - 0.1
+    # An event that rounds to one takes its whole overlap away.
+    sure = _linear([[1.0, 0, 0, 0], [0.5, 1, 0, 0]], [-30.0, 1.0])
+    log_p = np.array([0.0, stats.norm.logcdf(-1 / np.sqrt(1.25))])
+    assert 0 <= unions_._hunter(sure, log_p, log_p, 1) <= special.logsumexp(log_p) + 1e-13
 
 
 def test_the_common_threshold_counts_a_large_own_score_once(monkeypatch):
@@ -1133,11 +1292,12 @@ def test_the_common_threshold_counts_a_large_own_score_once(monkeypatch):
     deviation = np.sqrt(np.diagonal(forms.covariance()))
     log_p = stats.norm.logcdf(-forms.c / deviation)
     log_all = np.concatenate([log_p, [-6.0]])
-    asked = []
+    asked, winners_asked = [], []
     inner = unions_.brentq
 
     def precise(f, low, high, xtol):
         asked.append((low, high, xtol))
+        winners_asked.append(f)
         return inner(f, low, high, xtol=1e-12)
 
     monkeypatch.setattr(unions_, "brentq", precise)
@@ -1160,10 +1320,49 @@ def test_the_common_threshold_counts_a_large_own_score_once(monkeypatch):
     monkeypatch.setattr(unions_, "log_both", lambda forms: (-8.0, 0.25))
     few = np.log(stats.norm.sf((threshold - 1) / 2) + 4.5 * np.exp(-8) + np.exp(-6))
     assert unions_._common_threshold(forms, own, log_p, log_all) == pytest.approx(few, abs=1e-9)
+    above = tail_probability((-QuadraticLaw.of_forms(own.A, own.b, own.c)).shifted(inner(winners_asked[-1], *asked[-1][:2], xtol=1e-12))).log_high
+    exact = special.logsumexp(np.concatenate([above, np.full(3, -8 + np.log1p(0.5)), log_all[3:]])) + 4e-14
+    assert unions_._common_threshold(forms, own, log_p, log_all) == pytest.approx(exact, rel=0, abs=1e-15)
     # No threshold: an own score without variance, wrong ones that always or never win.
     assert unions_._common_threshold(forms, _linear([[0.0, 0, 0, 0]], [1.0]), log_p, log_all) == np.inf
     for c in (-1e3, 1e3):
         assert unions_._common_threshold(_linear(forms.b * [0.01, 1, 1, 1], forms.c + c), own, log_p, log_all) == np.inf
+
+
+def test_the_common_threshold_does_not_depend_on_the_unit_of_scores():
+    own = Forms(np.diag([0.1, 0.05, 0, 0])[None], np.array([[2.0, 0, 0, 0]]), np.array([1.0]))
+    A = np.stack([np.diag([-0.1, 0.2, 0, 0]), np.diag([-0.1, 0, 0.1, 0]), -np.diag([0.1, 0.05, 0, 0])])
+    # The last margin is a constant less the own score: given that score nothing of it is left to chance.
+    forms = Forms(A, np.array([[-2.0, 1, 0, 0], [-2.0, 0, 1, 0], [-2.0, 0, 0, 0]]), np.array([3.0, 3.5, 4.0]))
+    log_p = tail_probability(QuadraticLaw.of_forms(forms.A, forms.b, forms.c)).log_high
+    once = unions_._common_threshold(forms, own, log_p, log_p)
+    assert once < special.logsumexp(log_p)
+    for unit in (2.0**-40, 2.0**-10, 2.0**30):
+        part, whole = (Forms(f.A * unit, f.b * unit, f.c * unit) for f in (own, forms))
+        assert unions_._common_threshold(whole, part, log_p, log_p) == pytest.approx(once, abs=1e-9)
+
+
+def test_the_threshold_is_sought_around_the_mean_of_the_own_score(monkeypatch):
+    asked = []
+    monkeypatch.setattr(unions_, "brentq", lambda f, low, high, xtol: asked.append((low, high, xtol)) or 0.5 * (low + high))
+    # An own score of mean 1 + 3 and deviation sqrt(2 (1 + 4) + 4).
+    own = Forms(np.diag([1.0, 2, 0, 0])[None], np.array([[2.0, 0, 0, 0]]), np.array([1.0]))
+    forms = _linear([[-9.0, 1, 0, 0], [-9.0, 0, 1, 0]], [12.0, 12.5])
+    log_p = np.full(2, -1.0)
+    assert unions_._common_threshold(forms, own, log_p, log_p) < np.inf
+    assert asked == [(close(4 - 4 * np.sqrt(14)), close(4 + 8 * np.sqrt(14)), close(1e-3 * np.sqrt(14)))]
+    asked.clear()
+    # Two events: a threshold where both win in the end, and none if one wins throughout, or one never does.
+    own = _linear([[1.0, 0, 0, 0]], [0.0])
+    for second, first in (([-1e3, 1, 0, 0], 1e9), ([0.0, 1, 0, 0], -1e9)):
+        forms = _linear([[-1e3, 1, 0, 0], second], [4e3, 4e3])
+        assert unions_._common_threshold(forms, own, log_p, log_p) < np.inf if first > 0 else True
+    assert len(asked) == 1
+    asked.clear()
+    for other in (-1e9, 1e9):
+        forms = _linear([[-1e3, 1, 0, 0], [0.0, 1, 0, 0]], [2e3, other])
+        assert unions_._common_threshold(forms, own, log_p, log_p) == np.inf
+    assert asked == []
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -1238,6 +1437,36 @@ def test_the_second_order_bound_of_the_mixture_rule_takes_the_slack():
     assert bound.upper[0] == min(unions_.summed(log_pairs, found.edges).upper[0], *parts)
 
 
+def test_every_component_with_two_likely_pairs_is_improved(monkeypatch):
+    # Component 0 has one pair only; 1 has two of very different rarity; 2 and 3 have two that overlap.
+    means = np.array([[0.0, 0], [0.0, 0], [1.0, 8.0], [1.0, -8.0]])
+    sig = Signatures(np.array([[0.0, 0], [2.0, 0], [1.0, 8.0]]), np.stack([np.eye(2)] * 3), np.array([0, 1, 2]))
+    rule = Rule(sig)
+    law = QueryLaw(means[[0, 2, 2]][:, None], np.stack([np.eye(2)] * 3), np.array([0, 2, 2]), np.array([0, 2, 2]), np.ones(3))
+    found = margins(rule, law)
+    log_pairs = tail_probability(found.margin).log_high
+    plain, bound = unions_.summed(log_pairs, found.edges), unions_.second_order(rule, law, found, log_pairs, 1)
+    assert bound.upper[0] == plain.upper[0] and (bound.upper[1:] < plain.upper[1:] - 1e-6).all()
+    # A task of two components against one of one: the first has one wrong component, the last has two.
+    two = Signatures(sig.means, sig.covariances, np.array([0, 0, 1]))
+    law = QueryLaw(sig.means[[0, 2], None], sig.covariances[[0, 2]], np.array([0, 1]), np.array([0, 2]), np.ones(2))
+    found = margins(Rule(two), law)
+    log_pairs = tail_probability(found.margin).log_high
+    assert np.diff(found.edges).tolist() == [1, 2]
+    plain, bound = unions_.summed(log_pairs, found.edges), unions_.second_order(Rule(two), law, found, log_pairs, 1)
+    assert bound.upper[0] == plain.upper[0] and bound.upper[1] < plain.upper[1] - 1e-6
+    # What the common threshold is given, and that its answer counts.
+    given = []
+    monkeypatch.setattr(unions_, "_common_threshold", lambda *a: given.append(a) or -1.25)
+    found = margins(rule, QueryLaw(sig.means[:1, None], sig.covariances[:1], np.array([0]), np.array([0]), np.ones(1)))
+    pairs = np.array([-1.5, -1.4])
+    one = unions_.second_order(rule, QueryLaw(sig.means[:1, None], sig.covariances[:1], np.array([0]), np.array([0]), np.ones(1)), found, pairs, 1)
+    assert one.upper.tolist() == [-1.25]
+    (forms, own, log_p, log_all), (truth, own_truth) = given[0], unions_._joint_forms(rule, law, 0, 0, np.array([2, 1]))
+    assert all((getattr(forms, n) == getattr(truth, n)).all() and (getattr(own, n) == getattr(own_truth, n)).all() for n in "Abc")
+    assert log_p.tolist() == log_all.tolist() == [-1.4, -1.5]
+
+
 def test_overlaps_are_not_sought_where_they_gain_nothing(monkeypatch):
     called = []
     for name in ("_hunter", "_common_threshold"):
@@ -1249,6 +1478,7 @@ def test_overlaps_are_not_sought_where_they_gain_nothing(monkeypatch):
     for log_pairs, names in (
         ([-3.0, -3.0 + math.log(1e-3) - 0.01, -99.0], []),
         ([-3.0, -3.0 + math.log(1e-3) + 0.01, -99.0], ["_hunter"]),
+        ([-3.0, -3.0 + math.log(1e-3), -99.0], ["_hunter"]),
         ([math.log(0.1) - 0.01, math.log(0.1) - 0.01, -99.0], ["_hunter"]),
         ([math.log(0.1) + 0.01, math.log(0.1) + 0.01, -99.0], ["_hunter", "_common_threshold"]),
     ):
@@ -1257,6 +1487,9 @@ def test_overlaps_are_not_sought_where_they_gain_nothing(monkeypatch):
         bound = unions_.second_order(rule, law, found, pairs, 1)
         assert called == names and bound.upper.tolist() == unions_.summed(pairs, found.edges).upper.tolist()
     called.clear()
+    # The common threshold is for sums above one fifth as Hunter's bound leaves them.
+    monkeypatch.setattr(unions_, "_hunter", lambda *a: math.log(0.2))
+    assert unions_.second_order(rule, law, found, np.array([-1.0, -1.0, -99.0]), 1).upper.tolist() == [-1.0] and called == []
     # Never below the likeliest pair, whatever rounding does.
     monkeypatch.setattr(unions_, "_hunter", lambda *a: -np.inf)
     assert unions_.second_order(rule, law, found, np.array([-3.0, -3.0, -99.0]), 1).upper.tolist() == [-3.0]
@@ -1328,7 +1561,7 @@ def test_moments_and_weights():
     assert law.variance() == close([2 * 4.25 + 5 + 0.25, 2 * 10.25 + 6], 1e-15)
     assert law.least_weight().tolist() == [0.5, 0.0] and law.greatest_weight().tolist() == [2.0, 3.0]
     assert (-law).greatest_weight().tolist() == [0.5, 0.0] and law.limit().tolist() == [1.0, np.inf]
-    assert not np.signbit(LAW([[0.0, 1.0]]).least_weight()).any() and LAW([0.0]).limit() == np.inf
+    assert not np.signbit(LAW([[0.0, 1.0]]).least_weight()).any() and LAW([0.0]).limit() == LAW([-1e-310]).limit() == np.inf
 
 
 def test_the_support_and_its_lower_end():
@@ -1344,6 +1577,9 @@ def test_the_support_and_its_lower_end():
     # An end within rounding of zero is not taken for positive: 1e-12 of what was added and subtracted.
     for by, positive in ((1.0e-12, False), (1.9e-12, False), (2.1e-12, True)):
         assert LAW([0.25], 1.0, 0.0, 1.0 + by).surely_positive()[0] == positive
+        # Squares are counted law by law, and weights of zero are not.
+        squares = LAW([[1.0, 0.0], [0.25, 0.0]], [[2.0, 0.0], [200.0, 0.0]], 0.0, [1.0 + by, 1.0])
+        assert squares.surely_positive().tolist() == [positive, False]
     assert LAW([[1e-300]], 0.0, 0.0, 1e-300).surely_positive()[0]
 
 
@@ -1372,12 +1608,19 @@ def test_the_log_transform_and_its_derivatives_are_those_of_sixty_digits():
                 assert values[k, j] == pytest.approx(complex(truth), rel=1e-13, abs=1e-15)
 
 
-def test_the_allowance_for_rounding_is_eight_ulps_of_the_terms():
+def test_derivatives_bear_thetas_far_to_the_right():
+    # 1 + 2 w theta overflows where its reciprocal has long vanished.
+    assert [d.tolist() for d in LAW([1e10], 1.0, 0.0, 3.0).laplace_derivatives(np.array([1e300]))] == [[-3.0], [0.0], [0.0]]
+
+
+def test_the_allowance_for_rounding_is_eight_ulps_of_the_terms_and_of_what_their_sums_lose():
     law = LAW(*_MIXED)
-    for theta in (np.array([0.3, 2.0]), np.array([0.9, 1e-6])):
-        e = 1 + 2 * law.w * theta[:, None]
-        terms = np.abs(law.c) * theta + (law.s * theta) ** 2 / 2
-        terms += (np.abs(np.log(e)) / 2 + (law.g * theta[:, None]) ** 2 / (2 * e)).sum(axis=1)
+    for theta in (np.array([0.3, 2.0]), np.array([0.9, 1e-6]), np.array([0.999999, 50.0])):
+        e = 2 * law.w * theta[:, None]
+        shifted = (law.g * theta[:, None]) ** 2 / (2 * (1 + e))
+        # An error of u in e moves log(1 + e) / 2 by u / (2 (1 + e)) and the quotient by itself times u / (1 + e).
+        terms = np.abs(np.log(1 + e)) / 2 + shifted + (0.5 + shifted) * np.abs(e) / (1 + e)
+        terms = np.abs(law.c) * theta + (law.s * theta) ** 2 / 2 + terms.sum(axis=1)
         assert law.rounding(theta) == close(8 * np.finfo(float).eps * (1 + terms), 1e-9)
 
 

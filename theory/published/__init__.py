@@ -1,4 +1,4 @@
-"""The published separation criterion as testable claims, beside the ladder's L1 (theory.md, section 4).
+"""The published separation criterion as testable claims, beside the ladder's L1 (theory/README.md, The published criterion).
 
 The paper's text was not available: the criterion is restated from a public script that verifies it on trained models, and
 that script and the derivation suggest two readings of one term. Both are computed, and tested as claims rather than

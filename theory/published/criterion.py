@@ -159,7 +159,7 @@ class Verdict:
 def criterion(inputs: Inputs) -> Verdict:
     """Evaluate the published criterion in both readings, and L1's condition on the same numbers.
 
-    Source of the formulas: theory.md, section 4 (the criterion) and section 3 (L1).
+    Source of the formulas: theory/README.md, The published criterion; and theory/README.md, L1.
     """
     d, t = int(inputs.d), inputs.log_ratio
     value, real = first_term(d, np.array([inputs.kappa]), np.array([inputs.sigma2]))

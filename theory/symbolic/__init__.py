@@ -1,4 +1,4 @@
-"""Every formula of the ladder as a SymPy expression, and machine-checked proofs of what it takes to derive it.
+"""Every formula of the ladder as a SymPy expression, and machine-checked proofs of what it takes to derive it (theory/README.md, symbolic).
 
 SymPy is needed by this package alone; nothing else in `theory` imports it. A proof here is a list of steps, each of
 which the machine derived or verified when it was asked: an identity whose two sides' difference simplifies to zero, an
