@@ -123,6 +123,67 @@ def bound(
         print_slack(slack(found), console)
 
 
+@app.command()
+def certify(
+    adapters: Annotated[list[str], typer.Argument(help="PEFT LoRA folders, or TASK=FOLDER; the task bears the folder's name by default.")],
+    samples: Annotated[Path, typer.Option(help="CSV, JSONL or Parquet file with columns task, text or image, and optionally label.")],
+    backbone: Annotated[Path | None, typer.Option(help="Folder of the encoder; the packaged all-MiniLM-L6-v2 by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for certificate.json, samples.parquet and signatures/.")] = None,
+    rule: Annotated[
+        str, typer.Option(help="ratio, paper or frozen, fixed before the samples are seen; or all, which share the confidence.")
+    ] = "ratio",
+    dimension: Annotated[int | None, typer.Option(help="Principal components; chosen by the number of samples by default.")] = None,
+    confidence: Annotated[float, typer.Option(help="Of all certificates together, and of each interval.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the split of the samples and of every other draw.")] = 0,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting, such as signature.clusters=dp-mixture.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print certificate.json.")] = False,
+    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+) -> None:
+    """Certify how often inputs are sent to the wrong one of several adapters trained elsewhere."""
+    from empirics.certificate import print_certificate
+    from empirics.certify import certify as certified
+    from empirics.certify import named_folders
+    from empirics.config import load_certify_config
+    from empirics.samples import read_samples
+
+    options = {"rule": rule, "seed": seed, "confidence": confidence, "backbone": {"path": backbone}, "signature": {"dimension": dimension}}
+    settings = load_certify_config(options, set_ or [])
+    found = certified(named_folders(adapters), read_samples(samples), settings, source=str(samples), out=out, quiet=quiet)
+    if json_:
+        print(json.dumps(found.model_dump(mode="json"), allow_nan=False))
+        return
+    print_certificate(found, Console(width=None if sys.stdout.isatty() else 150, highlight=False))
+    if out is not None:
+        print(f"\nThe certificate and the signatures lie in {out}")
+
+
+data_app = typer.Typer(name="data", help="Look at the data of a run.", no_args_is_help=True)
+app.add_typer(data_app)
+
+
+@data_app.command("check")
+def data_check(
+    file: Annotated[
+        Path | None, typer.Argument(help="Own data: a table or a folder of images; the stream of the settings if left out.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML or TOML file of settings.")] = None,
+    preset: Annotated[str, typer.Option(help="Shipped settings to start from.")] = "default",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override one setting: group.key=value. May be repeated.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell what a run would see of its data: tasks in order, classes, documents of each part, sizes, warnings."""
+    from empirics.config import load_config
+    from empirics.data_check import check_data, print_summary
+
+    # JSON's strings are YAML's: a path may hold any character.
+    own = [f"stream.path={json.dumps(str(file))}"] if file is not None else []
+    summary = check_data(load_config(config, preset, [*own, *(set_ or [])]))
+    if json_:
+        print(json.dumps(summary.to_dict(), allow_nan=False))
+        return
+    print_summary(summary, Console(width=None if sys.stdout.isatty() else 150, highlight=False))
+
+
 plan_app = typer.Typer(name="plan", help="How many samples, how much separation, how many tasks, how large a batch.", no_args_is_help=True)
 app.add_typer(plan_app)
 

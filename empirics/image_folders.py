@@ -1,0 +1,78 @@
+"""Own data: folders of images, whose names tell part, task and class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from empirics.documents import OTHER_PARTS, PARTS, Documents, check_task_names, column, name_of
+from empirics.images import ENDINGS, Image
+from theory.errors import InputError
+
+
+def read_folder(root: Path) -> Documents:
+    """Read ROOT/task/class/file or ROOT/split/task/class/file; tasks in alphabetical order.
+
+    Raises
+    ------
+    InputError
+        Naming the file or folder that does not fit.
+    """
+    top = _folders(root)
+    if not top:
+        raise InputError(str(root), "holds no folders; a folder of images is ROOT/task/class/file or ROOT/split/task/class/file")
+    parts = [folder.name.lower() in PARTS for folder in top]
+    if any(parts) and not all(parts):
+        odd = top[parts.index(False)].name
+        hint = f"; call it {OTHER_PARTS[odd.lower()]}" if odd.lower() in OTHER_PARTS else ""
+        raise InputError(str(root), f"mixes folders of parts ({top[parts.index(True)].name}) with {odd!r}{hint}")
+    rows = []
+    for part in top if parts[0] else [root]:
+        for task in _folders(part):
+            for kind in _folders(task):
+                try:
+                    label = name_of(kind.name, "label")
+                except InputError as error:
+                    raise InputError(str(kind), error.problem) from None
+                for file in _files(kind):
+                    rows.append((Image(path=file), task.name, label, part.name.lower(), str(file.relative_to(root))))
+    if not rows:
+        raise InputError(str(root), "holds no image at ROOT/task/class/file or ROOT/split/task/class/file")
+    frame = pd.DataFrame({name: column([row[j] for row in rows]) for j, name in enumerate(("input", "task", "label", "split", "place"))})
+    tasks = tuple(sorted(frame["task"].unique()))
+    try:
+        check_task_names(tasks)
+    except InputError as error:
+        raise InputError(str(root), f"{error.argument}: {error.problem}") from None
+    return Documents(root.resolve().name, str(root), "image", tasks, frame if parts[0] else frame.drop(columns="split"))
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds, sorted, without what systems put there by themselves."""
+    try:
+        return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in ("Thumbs.db", "desktop.ini"))
+    except OSError as error:
+        raise InputError(str(folder), f"cannot be read ({error.strerror})") from None
+
+
+def _folders(folder: Path) -> list[Path]:
+    entries = _entries(folder)
+    for entry in entries:
+        if not entry.is_dir():
+            raise InputError(
+                str(entry), "is a file where a folder is expected; images lie at ROOT/task/class/file or ROOT/split/task/class/file"
+            )
+    return entries
+
+
+def _files(folder: Path) -> list[Path]:
+    entries = _entries(folder)
+    for entry in entries:
+        if entry.is_dir():
+            raise InputError(
+                str(entry), "is a folder where an image is expected; images lie at ROOT/task/class/file or ROOT/split/task/class/file"
+            )
+        if entry.suffix.lower() not in ENDINGS:
+            raise InputError(str(entry), f"is no image by its ending; known are {', '.join(sorted(ENDINGS))}")
+    return entries
