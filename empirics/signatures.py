@@ -1,16 +1,44 @@
-"""Signatures of tasks: principal components of reference inputs, then shrunk Gaussians."""
+"""Signatures of tasks: principal components of reference inputs, then Gaussians that describe a task's training embeddings.
+
+How a task's samples are dealt to components (`clusters`):
+
+========== ==============================================================================================================
+class      one component a class, all alike in the retrieval rule (no weights)
+task       one component
+mixture    a Gaussian mixture of `components` components, fitted by maximum likelihood (`GaussianMixture`)
+dp-mixture a truncated Dirichlet-process mixture that starts from `components` components and empties those that the
+           samples do not ask for (`BayesianGaussianMixture`)
+========== ==============================================================================================================
+
+Both mixtures serve to find the clusters: with diagonal covariances, in units of the spread of each coordinate within the
+task. Samples then go to the likeliest component, a component of fewer than `min_samples` is dropped and its samples go to the
+next, and each component is fitted to its own samples like a class. Weights are shares of samples, and count in the rule.
+
+How a component's covariance is estimated (`covariance`): `empirics.estimators`.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.covariance import OAS, LedoitWolf
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 
 from empirics.config import SignatureConfig
+from empirics.estimators import FACTORED, check_samples, factored_gaussian, shrunk_gaussian
+from empirics.seeding import sklearn_seed
 from theory.errors import InputError
-from theory.mixture import Gaussians, Signatures
+from theory.lowrank import LowRankGaussians, LowRankSignatures
+from theory.mixture import Gaussians, QueryLaw, Signatures
+
+# Floor on variances of the mixtures that find clusters, relative to the spread within the task.
+_FLOOR = 1e-2
+# Draws a cluster that stand for the law of its squared distance.
+_DISTANCE_DRAWS = 4000
 
 
 @dataclass(frozen=True)
@@ -54,24 +82,133 @@ def fit_projection(reference: Float[np.ndarray, "n D"], dimension: int) -> Proje
     return Projection(mean, axes)
 
 
-def shrunk_gaussian(x: Float[np.ndarray, "n d"], estimator: str, what: str) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
-    """Mean and shrunk covariance of some samples.
+@dataclass(frozen=True)
+class TaskSignature:
+    """The components of one task, which nothing that is learned later changes.
+
+    Attributes
+    ----------
+    means : (T, d) array
+    covariances : (T, d, d) array or None
+        None where the covariances are factored.
+    factors, diagonals : (T, d, r) and (T, d) arrays, or None
+    weights : (T,) array or None
+        Shares of samples; None where components are equal in the rule.
+    counts : (T,) int array
+        Samples of each component.
+    """
+
+    means: Float[np.ndarray, "T d"]
+    covariances: Float[np.ndarray, "T d d"] | None
+    factors: Float[np.ndarray, "T d r"] | None
+    diagonals: Float[np.ndarray, "T d"] | None
+    weights: Float[np.ndarray, " T"] | None
+    counts: Int[np.ndarray, " T"]
+
+
+def fit_task_signature(
+    x: Float[np.ndarray, "n d"], label: Int[np.ndarray, " n"], name: str, config: SignatureConfig, rng: np.random.Generator
+) -> TaskSignature:
+    """The signature of one task from its own samples alone.
+
+    Parameters
+    ----------
+    x : (n, d) array
+        Training embeddings in the task's own (projected) space.
+    label : (n,) int array
+        Classes within the task; used by clusters "class" only.
+    name : str
+        For messages.
+    config : SignatureConfig
+        Clusters and covariances as told at the head of this module.
+    rng : numpy.random.Generator
+        Starts the mixtures; not drawn from otherwise.
 
     Raises
     ------
     InputError
-        If there are fewer than three samples, or they are all equal.
+        If a value is NaN or infinite, or a component's samples are too few or too alike for the estimator.
     """
-    if x.shape[0] < 3:
-        raise InputError(what, f"has {x.shape[0]} samples; the {estimator} estimator needs at least 3")
-    if not (np.ptp(x, axis=0) > 0).any():
-        raise InputError(what, "has equal samples only, which have no covariance; remove duplicates")
-    model = (LedoitWolf if estimator == "ledoit-wolf" else OAS)(store_precision=False).fit(x)
-    return model.location_, model.covariance_
+    if not np.isfinite(x).all():
+        raise InputError(f"task {name}", "holds embeddings that are NaN or infinite; remove these samples")
+    groups = _clusters(x, label, config, f"task {name}", rng)
+    counts = np.array([len(members) for members in groups])
+    weights = counts / counts.sum() if config.clusters in ("mixture", "dp-mixture") else None
+    whats = [f"task {name}, cluster {c}" for c in range(len(groups))]
+    if config.covariance in FACTORED:
+        parts = [factored_gaussian(x[g], config.covariance, config.rank, what) for g, what in zip(groups, whats, strict=True)]
+        means, factors, diagonals = (np.stack(column) for column in zip(*parts, strict=True))
+        return TaskSignature(means, None, factors, diagonals, weights, counts)
+    means, covariances = zip(*(shrunk_gaussian(x[g], config.covariance, w) for g, w in zip(groups, whats, strict=True)), strict=True)
+    return TaskSignature(np.stack(means), np.stack(covariances), None, None, weights, counts)
+
+
+def _clusters(
+    x: Float[np.ndarray, "n d"], label: Int[np.ndarray, " n"], config: SignatureConfig, what: str, rng: np.random.Generator
+) -> list[Int[np.ndarray, " g"]]:
+    """Indices of the samples of each component."""
+    n = x.shape[0]
+    if config.clusters == "class":
+        return [np.flatnonzero(label == c) for c in np.unique(label)]
+    if config.clusters == "task":
+        return [np.arange(n)]
+    check_samples(x, config.clusters, what)
+    unit = x.std(axis=0)
+    z = (x - x.mean(axis=0)) / np.where(unit > 0, unit, 1.0)
+    settings = {
+        "n_components": max(1, min(config.components, n // config.min_samples)),
+        "covariance_type": "diag",
+        "reg_covar": _FLOOR,
+        "random_state": sklearn_seed(rng),
+        "max_iter": 300,
+    }
+    if config.clusters == "mixture":
+        model = GaussianMixture(**settings)
+    else:
+        model = BayesianGaussianMixture(weight_concentration_prior_type="dirichlet_process", **settings)
+    with warnings.catch_warnings():
+        # A mixture stopped early is as good a clustering as any: components are fitted to the clusters afterwards.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(z)
+    shapes = LowRankGaussians(model.means_, np.zeros((*model.means_.shape, 0)), model.covariances_)
+    with np.errstate(divide="ignore"):
+        # Responsibilities of far components underflow, so that they could not order what is left once a component is dropped.
+        cost = shapes.energies(z) - 2 * np.log(model.weights_)
+    alive = np.arange(len(shapes))
+    while True:
+        nearest = np.argmin(cost[:, alive], axis=1)
+        counts = np.bincount(nearest, minlength=alive.size)
+        if alive.size == 1 or counts.min() >= config.min_samples:
+            return [np.flatnonzero(nearest == c) for c in range(alive.size)]
+        alive = np.delete(alive, np.argmin(counts))
+
+
+def join_signatures(parts: Sequence[TaskSignature], names: tuple[str, ...]) -> Signatures:
+    """The signatures of several tasks as one object that rules score; low rank plus diagonal if the parts are.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two tasks, or a covariance is singular.
+    """
+    task = np.repeat(np.arange(len(parts)), [len(part.counts) for part in parts])
+    means = np.concatenate([part.means for part in parts])
+    counts = np.concatenate([part.counts for part in parts])
+    weights = None if parts[0].weights is None else np.concatenate([part.weights for part in parts])
+    if parts[0].covariances is not None:
+        return Signatures(means, np.concatenate([part.covariances for part in parts]), task, weights, counts, names)
+    gaussians = LowRankGaussians(
+        means, np.concatenate([part.factors for part in parts]), np.concatenate([part.diagonals for part in parts])
+    )
+    return LowRankSignatures(gaussians, task, weights, counts, names)
 
 
 def fit_signatures(
-    spaces: list[Float[np.ndarray, "n d"]], labels: list[Int[np.ndarray, " n"]], names: tuple[str, ...], config: SignatureConfig
+    spaces: list[Float[np.ndarray, "n d"]],
+    labels: list[Int[np.ndarray, " n"]],
+    names: tuple[str, ...],
+    config: SignatureConfig,
+    rng: np.random.Generator | None = None,
 ) -> Signatures:
     """Signatures of all tasks.
 
@@ -83,20 +220,104 @@ def fit_signatures(
         Classes within the task.
     names : tuple of str
     config : SignatureConfig
+    rng : numpy.random.Generator, optional
+        Starts the mixtures; a fixed generator if None.
+
+    Raises
+    ------
+    InputError
+        As `fit_task_signature`.
     """
-    means, covariances, task, counts = [], [], [], []
-    for k, (x, label) in enumerate(zip(spaces, labels, strict=True)):
-        groups = [np.ones(len(label), dtype=bool)] if config.clusters == "task" else [label == c for c in np.unique(label)]
-        for c, members in enumerate(groups):
-            mean, covariance = shrunk_gaussian(x[members], config.covariance, f"task {names[k]}, cluster {c}")
-            means.append(mean)
-            covariances.append(covariance)
-            task.append(k)
-            counts.append(int(members.sum()))
-    return Signatures(np.stack(means), np.stack(covariances), np.array(task), counts=np.array(counts), names=names)
+    rng = np.random.default_rng(0) if rng is None else rng
+    parts = [fit_task_signature(x, y, name, config, rng) for x, y, name in zip(spaces, labels, names, strict=True)]
+    return join_signatures(parts, names)
 
 
-def fit_background(spaces: list[Float[np.ndarray, "n d"]], config: SignatureConfig) -> Gaussians:
-    """One shrunk Gaussian per space, fitted to the reservoir embedded there."""
-    fitted = [shrunk_gaussian(x, config.covariance, f"reservoir in the space of task {k}") for k, x in enumerate(spaces)]
+def fit_background(spaces: list[Float[np.ndarray, "n d"]], config: SignatureConfig) -> Gaussians | LowRankGaussians:
+    """One Gaussian per space, fitted by the signatures' estimator to the reservoir embedded there."""
+    whats = [f"reservoir in the space of task {k}" for k in range(len(spaces))]
+    if config.covariance in FACTORED:
+        parts = [factored_gaussian(x, config.covariance, config.rank, what) for x, what in zip(spaces, whats, strict=True)]
+        return LowRankGaussians(*(np.stack(column) for column in zip(*parts, strict=True)))
+    fitted = [shrunk_gaussian(x, config.covariance, what) for x, what in zip(spaces, whats, strict=True)]
     return Gaussians(np.stack([m for m, _ in fitted]), np.stack([c for _, c in fitted]))
+
+
+def signature_tensors(signatures: Signatures) -> dict[str, np.ndarray]:
+    """What is stored of signatures: means, covariances or factors and diagonals, tasks, counts, and weights if there are any."""
+    tensors = _gaussian_tensors(signatures.gaussians) | {"task": signatures.task}
+    optional = {"counts": signatures.counts, "weights": signatures.weights}
+    return tensors | {name: value for name, value in optional.items() if value is not None}
+
+
+def rule_tensors(signatures: Signatures, background: Gaussians | LowRankGaussians | None) -> dict[str, np.ndarray]:
+    """The same, with the background's under names that begin so."""
+    tensors = signature_tensors(signatures)
+    if background is not None:
+        tensors |= {f"background_{name}": value for name, value in _gaussian_tensors(background).items()}
+    return tensors
+
+
+def read_rule_tensors(tensors: Mapping[str, np.ndarray], names: tuple[str, ...]) -> tuple[Signatures, Gaussians | LowRankGaussians | None]:
+    """Signatures and background from what `rule_tensors` gave.
+
+    Raises
+    ------
+    InputError
+        If a tensor is missing, or what they hold cannot be scored.
+    """
+    factored = "factors" in tensors
+    wanted = ("means", "factors", "diagonals") if factored else ("means", "covariances")
+    prefixes = ("", "background_") if "background_means" in tensors else ("",)
+    missing = [name for name in ("task", *(p + w for p in prefixes for w in wanted)) if name not in tensors]
+    if missing:
+        raise InputError("signatures", f"lack {', '.join(missing)}; write the file again")
+    parts = [[tensors[prefix + name] for name in wanted] for prefix in prefixes]
+    rest = (tensors["task"], tensors.get("weights"), tensors.get("counts"), names)
+    if factored:
+        own, *background = (LowRankGaussians(*part) for part in parts)
+        return LowRankSignatures(own, *rest), background[0] if background else None
+    return Signatures(*parts[0], *rest), Gaussians(*parts[1]) if len(parts) > 1 else None
+
+
+def _gaussian_tensors(gaussians: Gaussians | LowRankGaussians) -> dict[str, np.ndarray]:
+    if isinstance(gaussians, LowRankGaussians):
+        return {"means": gaussians.means, "factors": gaussians.factors, "diagonals": gaussians.diagonals}
+    return {"means": gaussians.means, "covariances": gaussians.covariances}
+
+
+def signature_bytes(signatures: Signatures) -> int:
+    """Bytes that the signatures of all tasks take as stored: float64 means and covariances or factors, and a few integers."""
+    return sum(tensor.nbytes for tensor in signature_tensors(signatures).values())
+
+
+def own_distances(signatures: Signatures, x: Float[np.ndarray, "n d"], task: int, component: int | None = None) -> Float[np.ndarray, " n"]:
+    """Squared distances of a task's samples, in its own space, to one of its components: the one given, or that of least energy."""
+    if component is not None:
+        return signatures.gaussians.mahalanobis(x, np.array([component]))[:, 0]
+    own = signatures.own(task)
+    distances = signatures.gaussians.mahalanobis(x, own)
+    return distances[np.arange(len(x)), np.argmin(distances + signatures.constants[own], axis=1)]
+
+
+def predicted_own_distances(
+    signatures: Signatures, law: QueryLaw, rng: np.random.Generator, *, clusters_are_components: bool
+) -> dict[int, Float[np.ndarray, " p"]]:
+    """Draws of `own_distances` for each true cluster of a query law.
+
+    Parameters
+    ----------
+    signatures : Signatures
+    law : QueryLaw
+    rng : numpy.random.Generator
+    clusters_are_components : bool
+        Whether a true cluster is the signature component of the same index; else the component of least energy counts.
+    """
+    out = {}
+    for t in np.unique(law.cluster):
+        part = law.members(cluster=int(t))
+        own = QueryLaw(law.means[part], law.covariances[part], law.task[part], law.cluster[part], law.weights[part])
+        x, _ = own.sample(_DISTANCE_DRAWS, rng)
+        task = int(own.task[0])
+        out[int(t)] = own_distances(signatures, x[:, 0 if law.shared else task], task, int(t) if clusters_are_components else None)
+    return out
