@@ -6,6 +6,7 @@ rank (pool + new), which is how it is applied and how it is saved for PEFT.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,14 +131,37 @@ def principal_angles(adapter: Adapter, earlier: Sequence[Adapter]) -> dict[str, 
     return out
 
 
-def save_adapter(folder: Path, adapter: Adapter) -> None:
-    """Write a PEFT LoRA folder (composition folded in) and, beside it, what `load_adapter` needs to restore it bit for bit."""
+def save_adapter(folder: Path, adapter: Adapter, base: str | None = None) -> None:
+    """Write a PEFT LoRA folder (composition folded in) and, beside it, what `load_adapter` needs to restore it bit for bit.
+
+    Parameters
+    ----------
+    folder : Path
+    adapter : Adapter
+        Its rank may differ between projections.
+    base : str, optional
+        Name or folder of the encoder, from which PEFT's ``AutoPeftModel`` loads it.
+    """
     from peft import LoraConfig
 
     names = sorted(adapter.folded)
-    rank = adapter.folded[names[0]].a.shape[0]
+    ranks = {name: adapter.folded[name].a.shape[0] for name in names}
+    rank = ranks[names[0]]
+    # PEFT reads the keys as patterns.
+    others = {re.escape(name): own for name, own in ranks.items() if own != rank}
     # lora_alpha = r makes PEFT's scaling one; the module names are complete, so no other layer can match.
-    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=names, inference_mode=True).to_dict()
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        rank_pattern=others,
+        alpha_pattern=others,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=names,
+        inference_mode=True,
+        task_type="FEATURE_EXTRACTION",
+        base_model_name_or_path=base,
+    ).to_dict()
     write_json(folder / "adapter_config.json", {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()})
     tensors = {}
     for name in names:

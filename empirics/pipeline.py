@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import pandas as pd
 from jaxtyping import Float
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from empirics.compare import Distances, judge_law, judge_rung, predicted_distances
-from empirics.config import BoundsConfig, RunConfig
-from empirics.query_law import fit_query_law
+from empirics.compare import Distances, judge_law, judge_rung
+from empirics.config import BoundsConfig, RunConfig, SignatureConfig
+from empirics.query_law import choose_query_law, fit_query_law
 from empirics.record import (
     PhaseClock,
     claim_folder,
@@ -30,13 +30,23 @@ from empirics.record import (
 )
 from empirics.report import SCHEMA, Report, markdown
 from empirics.seeding import generator
-from empirics.signatures import fit_background, fit_projection, fit_signatures
+from empirics.signatures import (
+    fit_background,
+    fit_projection,
+    fit_signatures,
+    own_distances,
+    predicted_own_distances,
+    read_rule_tensors,
+    rule_tensors,
+    signature_bytes,
+)
 from empirics.streams import Stream, load_stream
-from theory.certificates import Measured
+from theory.bound import Bound
+from theory.certificates import Measured, certificate
 from theory.conformal import conformal_sets
 from theory.errors import InputError
-from theory.ladder import Ball, HeldOut, Ladder, ladder
-from theory.mixture import Gaussians, QueryLaw, Rule, Signatures, well_specified
+from theory.ladder import Ball, Ladder, ladder
+from theory.mixture import QueryLaw, Rule, well_specified
 from theory.robust import Student
 from theory.slack import slack
 
@@ -73,6 +83,7 @@ def run(config: RunConfig, folder: Path, *, quiet: bool = False) -> Report:
 
     from empirics.adapters import active, save_adapter
     from empirics.backbone import embed, encode_prefix, load_backbone
+    from empirics.multi import embed_all
     from empirics.train import train_adapter
 
     if config.threads:
@@ -80,6 +91,8 @@ def run(config: RunConfig, folder: Path, *, quiet: bool = False) -> Report:
     torch.use_deterministic_algorithms(True)
     stream = load_stream(config.stream, generator(config.seed, "stream"))
     backbone = load_backbone(config.backbone)
+    if stream.modality != backbone.modality:
+        raise InputError("backbone", f"encodes {backbone.modality}s, and stream {stream.name} holds {stream.modality}s; choose another")
     backbone.projections(config.adapter.targets)
     _check_dimension(config, stream, backbone.dimension)
     claim_folder(folder)
@@ -91,12 +104,14 @@ def run(config: RunConfig, folder: Path, *, quiet: bool = False) -> Report:
         "tasks": [{"name": t.name, "classes": list(t.classes)} for t in stream.tasks],
         "documents": {p: int(stream.where(p).size) for p in ("train", "query", "test", "reservoir")},
         "training": {},
+        "signatures": {},
+        "query_laws": {},
     }
     write_json(folder / "run.json", about)
 
-    n, m, D = len(stream.texts), len(stream.tasks), backbone.dimension
+    n, m, D = len(stream.inputs), len(stream.tasks), backbone.dimension
     with clock.phase("frozen prefix", n) as advance:
-        cache = encode_prefix(backbone, stream.texts, advance)
+        cache = encode_prefix(backbone, stream.inputs, advance)
     # Own training documents are embedded for the signature; those of other tasks are never needed in a task's space.
     adapted = np.full((n, m, D), np.nan, dtype=np.float32)
     held = np.flatnonzero(stream.part != "train")
@@ -111,14 +126,17 @@ def run(config: RunConfig, folder: Path, *, quiet: bool = False) -> Report:
         adapters.append(adapter)
         about["training"][task.name] = asdict(log)
         save_adapter(folder / "adapters" / task.name, adapter)
-        wanted = np.concatenate([own, held])
-        with clock.phase(f"embed {task.name}", wanted.size) as advance, active(backbone, adapter):
-            adapted[wanted, k] = embed(backbone, cache, wanted, advance)
+        with clock.phase(f"embed {task.name}", own.size) as advance, active(backbone, adapter):
+            adapted[own, k] = embed(backbone, cache, own, advance)
+    with clock.phase("embed held-out documents", held.size * m) as advance:
+        adapted[held] = embed_all(backbone, cache, held, adapters, advance)
     frozen = cache.frozen
     del cache
 
     test, query = stream.where("test"), stream.where("query")
-    dimensions = list(dict.fromkeys([config.signature.dimension, D]))
+    # The full sample covariance is not to be had in the full dimension, where samples are too few.
+    dimensions = [config.signature.dimension] if config.signature.covariance == "full" else [config.signature.dimension, D]
+    dimensions = list(dict.fromkeys(dimensions))
     weights = np.bincount(stream.cluster[test], minlength=stream.cluster.max() + 1) / test.size
     columns: dict[str, dict[str, Any]] = {part: _document_columns(stream, stream.where(part)) for part in ("query", "test")}
     heads = _heads(stream, adapted, frozen)
@@ -128,18 +146,28 @@ def run(config: RunConfig, folder: Path, *, quiet: bool = False) -> Report:
                 key = f"{arm}-{dimension}"
                 space = _project(stream, frozen[:, None] if arm == "frozen" else adapted, dimension)
                 rule = _fit_rule(stream, space, arm, config)
+                about["signatures"][key] = {
+                    "components": np.bincount(rule.signatures.task).tolist(),
+                    "bytes": signature_bytes(rule.signatures),
+                }
                 _save_rule(folder / "signatures" / f"{key}.safetensors", rule)
                 for part, chosen in (("query", query), ("test", test)):
-                    columns[part] |= _retrieval_columns(key, rule, space.z[chosen], stream, chosen, heads[arm == "frozen"])
+                    columns[part] |= _retrieval_columns(key, rule, space.z[chosen], stream, chosen, heads[arm == "frozen"], config)
                 if dimension == config.signature.dimension:
                     for components, name in ((None, "mixture"), (1, "gaussian")):
+                        rng = generator(config.seed, "query law", arm, name)
+                        law_config = config.query_law
+                        if law_config.covariance == "auto":
+                            choice = choose_query_law(space.z[query], stream.cluster[query], law_config, rng, components=components)
+                            law_config = choice.config
+                            about["query_laws"][f"{key}-{name}"] = choice.to_dict()
                         law = fit_query_law(
                             space.z[query],
                             stream.task[query],
                             stream.cluster[query],
                             weights,
-                            config.query_law,
-                            generator(config.seed, "query law", arm, name),
+                            law_config,
+                            rng,
                             components=components,
                             name=name,
                         )
@@ -178,15 +206,17 @@ def evaluate(folder: Path, clock: PhaseClock) -> Report:
         for arm in ARMS:
             key = f"{arm}-{dimension}"
             rule = rules[key]
-            held_out = _held_out(query, key, len(rule.signatures))
             for name in laws[arm]:
                 weights = np.bincount(test["task"], minlength=len(names)) / len(test)
                 if name == "well-specified":
                     law = well_specified(rule.signatures, weights)
+                    if not _by_class(name, config):
+                        # Components found by a mixture are no clusters that a document could be said to belong to.
+                        law = replace(law, cluster=law.task)
                 else:
                     law = _load_law(folder / "laws" / f"{key}-{name}.safetensors", name)
                 rng = generator(config.seed, "simulation", arm, name)
-                found = ladder(rule, law, rng=rng, held_out=held_out, **_settings(config.bounds))
+                found = _certified(ladder(rule, law, rng=rng, **_settings(config.bounds)), query, key, config)
                 arms.append(_judged(arm, dimension, found, rule, law, test, config, class_names, rng))
                 slack_frames.append(_slack(found, arms[-1]).assign(arm=arm, dimension=dimension, law=name))
                 frames.append(found.frame().assign(arm=arm, dimension=dimension, law=name))
@@ -234,10 +264,26 @@ def _slack(found: Ladder, judged: dict[str, Any]) -> pd.DataFrame:
 
 def _check_dimension(config: RunConfig, stream: Stream, full: int) -> None:
     reservoir = stream.where("reservoir").size
+    if config.signature.covariance == "full":
+        _check_full(config.signature, stream)
     if config.signature.dimension != full and config.signature.dimension > min(reservoir - 1, full):
         raise InputError(
             "signature.dimension",
             f"{config.signature.dimension} exceeds what {reservoir} reservoir documents of dimension {full} span; lower it",
+        )
+
+
+def _check_full(config: SignatureConfig, stream: Stream) -> None:
+    train = stream.where("train")
+    least = {
+        "class": np.bincount(stream.cluster[train]).min(),
+        "task": np.bincount(stream.task[train]).min(),
+    }.get(config.clusters, config.min_samples)
+    if least <= config.dimension or stream.where("reservoir").size <= config.dimension:
+        raise InputError(
+            "signature.covariance",
+            f"full needs more samples than dimensions, and a component may have {least} for {config.dimension} (the background "
+            f"{stream.where('reservoir').size}); lower signature.dimension, or choose ledoit-wolf, oas, diagonal or low-rank",
         )
 
 
@@ -253,7 +299,8 @@ def _fit_rule(stream: Stream, space: Space, arm: str, config: RunConfig) -> Rule
         own = stream.where("train", k)
         spaces.append(space.z[own, k if space.z.shape[1] > 1 else 0])
         labels.append(stream.label[own])
-    signatures = fit_signatures(spaces, labels, tuple(t.name for t in stream.tasks), config.signature)
+    rng = generator(config.seed, "signatures", arm, space.dimension)
+    signatures = fit_signatures(spaces, labels, tuple(t.name for t in stream.tasks), config.signature, rng)
     if arm != "ratio":
         return Rule(signatures)
     reservoir = stream.where("reservoir")
@@ -276,19 +323,20 @@ def _document_columns(stream: Stream, chosen: np.ndarray) -> dict[str, Any]:
     return {"document": chosen, "task": stream.task[chosen], "label": stream.label[chosen], "cluster": stream.cluster[chosen]}
 
 
-def _retrieval_columns(key: str, rule: Rule, z: np.ndarray, stream: Stream, chosen: np.ndarray, heads: list[Any]) -> dict[str, Any]:
+def _retrieval_columns(
+    key: str, rule: Rule, z: np.ndarray, stream: Stream, chosen: np.ndarray, heads: list[Any], config: RunConfig
+) -> dict[str, Any]:
     signatures = rule.signatures
     scores = rule.scores(z)
     per_task = rule.task_scores(scores)
     retrieved = np.argmin(per_task, axis=1)
-    true = stream.task[chosen]
-    # With one cluster a task the true cluster is the task's; with one a class it is the class's.
-    cluster = stream.cluster[chosen] if len(signatures) > signatures.tasks else true
+    true, cluster = stream.task[chosen], stream.cluster[chosen]
     own = z[np.arange(len(chosen)), true if z.shape[1] > 1 else 0]
     distance = np.empty(len(chosen))
     for t in np.unique(cluster):
         rows = cluster == t
-        distance[rows] = signatures.gaussians.mahalanobis(own[rows], np.array([t]))[:, 0]
+        component = int(t) if _components_are_classes(config) else None
+        distance[rows] = own_distances(signatures, own[rows], int(true[rows][0]), component)
     prediction = np.empty(len(chosen), dtype=np.int64)
     for k, (head, x) in enumerate(heads):
         rows = retrieved == k
@@ -299,17 +347,11 @@ def _retrieval_columns(key: str, rule: Rule, z: np.ndarray, stream: Stream, chos
 
 
 def _save_rule(path: Path, rule: Rule) -> None:
-    signatures = rule.signatures
-    tensors = {"means": signatures.means, "covariances": signatures.covariances, "task": signatures.task, "counts": signatures.counts}
-    if rule.background is not None:
-        tensors |= {"background_means": rule.background.means, "background_covariances": rule.background.covariances}
-    write_tensors(path, tensors)
+    write_tensors(path, rule_tensors(rule.signatures, rule.background))
 
 
 def _load_rule(path: Path, names: tuple[str, ...]) -> Rule:
-    t = read_tensors(path)
-    background = Gaussians(t["background_means"], t["background_covariances"]) if "background_means" in t else None
-    return Rule(Signatures(t["means"], t["covariances"], t["task"], counts=t.get("counts"), names=names), background)
+    return Rule(*read_rule_tensors(read_tensors(path), names))
 
 
 def _save_law(path: Path, law: QueryLaw) -> None:
@@ -322,14 +364,37 @@ def _load_law(path: Path, name: str) -> QueryLaw:
     return QueryLaw(t["means"], t["covariances"], t["task"], t["cluster"], t["weights"], name=name)
 
 
-def _held_out(query: pd.DataFrame, key: str, K: int) -> HeldOut:
+def _components_are_classes(config: RunConfig) -> bool:
+    return config.signature.clusters == "class"
+
+
+def _by_class(law: str, config: RunConfig) -> bool:
+    """Whether the true clusters of a query law are the classes: but for the signature's own law, whose clusters are its components."""
+    return law != "well-specified" or _components_are_classes(config)
+
+
+def _certified(found: Ladder, query: pd.DataFrame, key: str, config: RunConfig) -> Ladder:
+    """The ladder with L8 from the held-out documents of every true cluster, which need not be a component of the signature."""
     wrong = (query[f"{key}:retrieved"] != query["task"]).to_numpy()
-    cluster = _cluster(query, K)
-    return HeldOut(np.bincount(cluster[wrong], minlength=K), np.bincount(cluster, minlength=K))
+    task = query["task"].to_numpy()
+    cluster = _cluster(query, found.law, config)
+
+    def with_limit(rungs: Mapping[str, Bound], rows: np.ndarray, simultaneous: int) -> dict[str, Bound]:
+        if not rows.any():
+            return dict(rungs)
+        return {**rungs, "L8": certificate(int(wrong[rows].sum()), int(rows.sum()), config.bounds.confidence, simultaneous)}
+
+    return replace(
+        found,
+        clusters={(k, t): with_limit(r, cluster == t, len(found.clusters)) for (k, t), r in found.clusters.items()},
+        tasks={k: with_limit(r, task == k, len(found.tasks)) for k, r in found.tasks.items()},
+        overall=with_limit(found.overall, np.ones(len(query), dtype=bool), 1),
+    )
 
 
-def _cluster(frame: pd.DataFrame, K: int) -> np.ndarray:
-    return (frame["cluster"] if frame["cluster"].max() < K and K > frame["task"].nunique() else frame["task"]).to_numpy()
+def _cluster(frame: pd.DataFrame, law: str, config: RunConfig) -> np.ndarray:
+    """True cluster of every document under a query law: its class, or its task."""
+    return frame["cluster" if _by_class(law, config) else "task"].to_numpy()
 
 
 def _judged(
@@ -345,11 +410,10 @@ def _judged(
 ) -> dict[str, Any]:
     key, signatures = f"{arm}-{dimension}", rule.signatures
     wrong = (test[f"{key}:retrieved"] != test["task"]).to_numpy()
-    task, cluster = test["task"].to_numpy(), _cluster(test, len(signatures))
+    task, cluster = test["task"].to_numpy(), _cluster(test, law.name, config)
     distance = test[f"{key}:distance"].to_numpy()
-    distances = Distances(
-        {int(t): distance[cluster == t] for t in np.unique(cluster)}, predicted_distances(signatures, law, rng), dimension
-    )
+    predicted = predicted_own_distances(signatures, law, rng, clusters_are_components=_components_are_classes(config))
+    distances = Distances({int(t): distance[cluster == t] for t in np.unique(cluster)}, predicted, dimension)
 
     def unit(name: str, rows: np.ndarray, rungs: Mapping[str, Any], clusters: np.ndarray) -> dict[str, Any]:
         measured = Measured(int(wrong[rows].sum()), int(rows.sum()), config.bounds.confidence)
@@ -361,17 +425,14 @@ def _judged(
             "rungs": {rung: judge_rung(b, measured, judged) for rung, b in rungs.items()},
         }
 
-    per_class = len(signatures) > signatures.tasks
+    cluster_names = class_names if _by_class(law.name, config) else signatures.names
     return {
         "arm": arm,
         "dimension": dimension,
         "law": found.law,
         "overall": unit("overall", np.ones(len(test), dtype=bool), found.overall, np.unique(cluster)),
-        "tasks": [unit(signatures.names[k], task == k, r, signatures.own(k)) for k, r in found.tasks.items()],
-        "clusters": [
-            unit(class_names[t] if per_class else signatures.names[k], cluster == t, r, np.array([t]))
-            for (k, t), r in found.clusters.items()
-        ],
+        "tasks": [unit(signatures.names[k], task == k, r, np.unique(cluster[task == k])) for k, r in found.tasks.items()],
+        "clusters": [unit(cluster_names[t], cluster == t, r, np.array([t])) for (_, t), r in found.clusters.items()],
     }
 
 

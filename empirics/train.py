@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import nn
 
 from empirics.adapters import Adapter, Units, fold, installed, low_rank, pool_units, principal_angles
-from empirics.backbone import Advance, Backbone, PrefixCache, padded, suffix
+from empirics.backbone import Advance, Backbone, PrefixSource, suffix
 from empirics.config import AdapterConfig, TrainingConfig
 from theory.errors import InputError
 
@@ -48,14 +48,16 @@ class _Composed(nn.Module):
         super().__init__()
         self.base, self.alpha = base, config.alpha
         start = rng.standard_normal((config.rank, base.in_features)) / np.sqrt(base.in_features)
-        basis = np.linalg.qr(pool.a.T.astype(np.float64))[0] if pool.a.size else np.zeros((base.in_features, 0))
-        # New directions begin orthogonal to the pool; the penalty then only has to keep them there.
-        start = start - (start @ basis) @ basis.T
+        self.exact = {"a": _basis(pool.a, base.in_features)}
+        if config.orthogonal_sides == "both":
+            self.exact["b"] = _basis(pool.b, base.out_features)
+        # New directions begin orthogonal to the pool; penalty or projection then only has to keep them there.
+        start = start - (start @ self.exact["a"]) @ self.exact["a"].T
         self.a = nn.Parameter(torch.tensor(start, dtype=torch.float32, device=device))
         self.b = nn.Parameter(torch.zeros(config.rank, base.out_features, device=device))
         self.s = nn.Parameter(torch.zeros(pool.a.shape[0], device=device))
         self.pool_a, self.pool_b = torch.tensor(pool.a, device=device), torch.tensor(pool.b, device=device)
-        self.basis = torch.tensor(basis, dtype=torch.float32, device=device)
+        self.basis = {side: torch.tensor(x, dtype=torch.float32, device=device) for side, x in self.exact.items()}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a = torch.cat([self.pool_a, self.a])
@@ -63,13 +65,38 @@ class _Composed(nn.Module):
         return low_rank(self.base, a, b, x)
 
     def overlap(self) -> torch.Tensor:
-        """Share of the new directions' squared length that lies in the pool's span."""
-        return (self.a @ self.basis).square().sum() / self.a.square().sum()
+        """Share of the new directions' squared length that lies in the pool's span; the sum over sides if both are asked for."""
+        total = (self.a @ self.basis["a"]).square().sum() / self.a.square().sum()
+        if "b" in self.basis:
+            # b starts at zero, where the share is nothing over nothing.
+            total = total + (self.b @ self.basis["b"]).square().sum() / self.b.square().sum().clamp_min(1e-12)
+        return total
+
+    def project(self) -> None:
+        """Take the new units off the pool's span."""
+        with torch.no_grad():
+            for side, basis in self.basis.items():
+                units = getattr(self, side)
+                units -= (units @ basis) @ basis.T
+
+    def units(self, *, projected: bool) -> Units:
+        """The new units; `projected` once more in double precision, which leaves float32 rounding only."""
+        out = {side: getattr(self, side).detach().cpu().numpy().copy() for side in ("a", "b")}
+        if projected:
+            for side, basis in self.exact.items():
+                x = out[side].astype(np.float64)
+                out[side] = (x - (x @ basis) @ basis.T).astype(np.float32)
+        return Units(out["a"], out["b"])
+
+
+def _basis(rows: Float[np.ndarray, "units k"], size: int) -> Float[np.ndarray, "k units"]:
+    """An orthonormal basis of a space that holds the rows."""
+    return np.linalg.qr(rows.T.astype(np.float64))[0] if rows.size else np.zeros((size, 0))
 
 
 def train_adapter(
     backbone: Backbone,
-    cache: PrefixCache,
+    cache: PrefixSource,
     indices: Int[np.ndarray, " n"],
     labels: Int[np.ndarray, " n"],
     task: str,
@@ -82,7 +109,8 @@ def train_adapter(
     """Train the adapter of one task; earlier adapters are read and never changed.
 
     The loss is the cross-entropy of a cosine head (started at the class means of the frozen embeddings) plus the
-    orthogonality penalty. The elastic net acts on the composition scalars as a proximal step after each update, as
+    orthogonality penalty, unless new units are projected off the pool's span after each update instead (then to float32
+    rounding). The elastic net acts on the composition scalars as a proximal step after each update, as
     AdamW's decay does, so that unused units end at exactly zero.
 
     Parameters
@@ -103,19 +131,95 @@ def train_adapter(
     Raises
     ------
     InputError
-        For a task of one class, labels that do not fit, or a loss that is not finite.
+        For a task of one class, labels that do not fit, a loss that is not finite, or exact projection where the pool leaves no
+        room for new units.
     """
     classes = np.unique(labels)
     if classes.size < 2:
         raise InputError(f"task {task}", "has one class only; a task needs at least two")
     if not np.array_equal(classes, np.arange(classes.size)) or len(labels) != len(indices):
         raise InputError("labels", f"of task {task} are not 0 to C - 1, one a document")
+    means = np.stack([cache.frozen[indices[labels == c]].mean(axis=0) for c in classes])
     pool_adapters = earlier if adapter_config.compose else ()
     modules = {}
     for name, base in backbone.projections(adapter_config.targets).items():
         pool = pool_units(pool_adapters, name, (base.in_features, base.out_features))
+        _check_room(name, base, pool, adapter_config)
         modules[name] = _Composed(base, pool, adapter_config, rng, backbone.device)
+    adapter, log, _ = _train(backbone, cache, indices, labels, task, earlier, modules, means, adapter_config, config, rng, advance)
+    return adapter, log
+
+
+def continue_adapter(
+    backbone: Backbone,
+    cache: PrefixSource,
+    indices: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"],
+    task: str,
+    before: tuple[Adapter, Float[np.ndarray, "C d"]] | None,
+    adapter_config: AdapterConfig,
+    config: TrainingConfig,
+    rng: np.random.Generator,
+) -> tuple[Adapter, Float[np.ndarray, "C d"]]:
+    """Train one adapter and one growing head further, on the next task: sequential fine-tuning.
+
+    Parameters
+    ----------
+    backbone, cache
+    indices : (n,) int array
+    labels : (n,) int array
+        Classes numbered over the stream; those of this task follow those of `before`'s head.
+    task : str
+    before : (Adapter, (C, d) array) or None
+        Adapter and head after the tasks before; None for the first task.
+    adapter_config, config
+        Composition and orthogonality have no meaning here and are not used.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    (Adapter, (C + c, d) array)
+        The head compares by cosine.
+
+    Raises
+    ------
+    InputError
+        If the labels do not follow the head's, or the loss is not finite.
+    """
+    known = 0 if before is None else len(before[1])
+    classes = np.unique(labels)
+    if not np.array_equal(classes, known + np.arange(classes.size)):
+        raise InputError("labels", f"of task {task} are not {known} to {known + classes.size - 1}, which follow the classes known so far")
+    alone = adapter_config.model_copy(update={"compose": False, "orthogonality": 0.0, "orthogonal": "penalty"})
     means = np.stack([cache.frozen[indices[labels == c]].mean(axis=0) for c in classes])
+    modules = {}
+    for name, base in backbone.projections(adapter_config.targets).items():
+        modules[name] = _Composed(base, pool_units((), name, (base.in_features, base.out_features)), alone, rng, backbone.device)
+        if before is not None:
+            with torch.no_grad():
+                modules[name].a.copy_(torch.from_numpy(before[0].new[name].a))
+                modules[name].b.copy_(torch.from_numpy(before[0].new[name].b))
+    head = means if before is None else np.concatenate([before[1], means])
+    adapter, _, head = _train(backbone, cache, indices, labels, task, (), modules, head, alone, config, rng, None)
+    return adapter, head
+
+
+def _train(
+    backbone: Backbone,
+    cache: PrefixSource,
+    indices: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"],
+    task: str,
+    earlier: Sequence[Adapter],
+    modules: Mapping[str, _Composed],
+    means: Float[np.ndarray, "C d"],
+    adapter_config: AdapterConfig,
+    config: TrainingConfig,
+    rng: np.random.Generator,
+    advance: Advance | None,
+) -> tuple[Adapter, TrainingLog, Float[np.ndarray, "C d"]]:
+    """The training loop: adapter, log and head."""
+    projecting = adapter_config.orthogonal == "projection"
     head = nn.Parameter(torch.tensor(means / np.linalg.norm(means, axis=1, keepdims=True), device=backbone.device))
     trained = [p for m in modules.values() for p in (m.a, m.b)]
     scalars = [m.s for m in modules.values() if m.s.numel()]
@@ -129,37 +233,52 @@ def train_adapter(
     warm = max(1, int(config.warmup * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min((k + 1) / warm, (steps - k) / max(1, steps - warm)))
     target = torch.tensor(labels, device=backbone.device)
-    losses, correct, start = [], 0, time.perf_counter()
+    losses: list[float] = []
+    # Counted on the device: a step that waits for a number on the host would hold up a GPU.
+    correct, start = torch.zeros((), dtype=torch.int64, device=backbone.device), time.perf_counter()
     with installed(backbone, modules):
         for epoch in range(config.epochs):
             order = rng.permutation(len(indices))
+            totals, entropies = [], []
             for batch in np.array_split(order, per_epoch):
-                hidden, mask = padded(cache, indices[batch], backbone.device)
-                z = nn.functional.normalize(suffix(backbone, hidden, mask), dim=-1)
-                logits = z @ nn.functional.normalize(head, dim=-1).T / config.temperature
-                entropy = nn.functional.cross_entropy(logits, target[torch.as_tensor(batch)])
-                overlap = torch.stack([m.overlap() for m in modules.values()]).mean()
-                loss = entropy + adapter_config.orthogonality * overlap
-                if not torch.isfinite(loss):
-                    raise InputError("training.learning_rate", f"{config.learning_rate} makes the loss of task {task} diverge; lower it")
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                total, entropy = torch.zeros((), device=backbone.device), torch.zeros((), device=backbone.device)
+                for piece in np.array_split(batch, min(config.accumulate, batch.size)):
+                    hidden, mask = cache.padded(indices[piece], backbone.device)
+                    z = nn.functional.normalize(suffix(backbone, hidden, mask), dim=-1)
+                    logits = z @ nn.functional.normalize(head, dim=-1).T / config.temperature
+                    wanted = target[torch.as_tensor(piece)]
+                    own = nn.functional.cross_entropy(logits, wanted)
+                    loss = own
+                    if not projecting:
+                        loss = own + adapter_config.orthogonality * torch.stack([m.overlap() for m in modules.values()]).mean()
+                    # Weighted by size, the pieces add up to the step that the whole batch would give.
+                    share = piece.size / batch.size
+                    (share * loss).backward()
+                    total, entropy = total + share * loss.detach(), entropy + share * own.detach()
+                    if epoch == config.epochs - 1:
+                        correct += (logits.argmax(1) == wanted).sum()
                 optimizer.step()
                 rate = schedule.get_last_lr()[0]
                 with torch.no_grad():
                     for s in scalars:
                         shrunk = torch.sign(s) * torch.clamp(s.abs() - rate * adapter_config.l1, min=0)
                         s.copy_(shrunk / (1 + 2 * rate * adapter_config.l2))
+                if projecting:
+                    for module in modules.values():
+                        module.project()
                 schedule.step()
-                losses.append(float(entropy.detach()))
-                if epoch == config.epochs - 1:
-                    correct += int((logits.argmax(1) == target[torch.as_tensor(batch)]).sum())
+                totals.append(total)
+                entropies.append(entropy)
                 if advance is not None:
                     advance(batch.size)
+            if not torch.isfinite(torch.stack(totals)).all():
+                raise InputError("training.learning_rate", f"{config.learning_rate} makes the loss of task {task} diverge; lower it")
+            losses += torch.stack(entropies).tolist()
     elapsed = time.perf_counter() - start
     new, composition, folded = {}, {}, {}
     for name, module in modules.items():
-        new[name] = Units(module.a.detach().cpu().numpy().copy(), module.b.detach().cpu().numpy().copy())
+        new[name] = module.units(projected=projecting)
         composition[name] = module.s.detach().cpu().numpy().copy()
         pool = Units(module.pool_a.cpu().numpy(), module.pool_b.cpu().numpy())
         folded[name] = fold(pool, composition[name], new[name], adapter_config.alpha)
@@ -167,9 +286,23 @@ def train_adapter(
     used = np.concatenate(list(composition.values()))
     log = TrainingLog(
         losses=tuple(losses),
-        accuracy=correct / len(indices),
+        accuracy=int(correct) / len(indices),
         samples_per_second=len(indices) * config.epochs / elapsed,
         nonzero=float(np.mean(used != 0)) if used.size else 1.0,
         smallest_angle=min(principal_angles(adapter, earlier).values()),
     )
-    return adapter, log
+    return adapter, log, head.detach().cpu().numpy().copy()
+
+
+def _check_room(name: str, base: nn.Linear, pool: Units, config: AdapterConfig) -> None:
+    """Refuse exact projection where the pool's span leaves fewer directions than there are new units."""
+    if config.orthogonal != "projection":
+        return
+    sizes = {"a": base.in_features, "b": base.out_features}
+    for side in "ab" if config.orthogonal_sides == "both" else "a":
+        if pool.a.shape[0] + config.rank > sizes[side]:
+            raise InputError(
+                "adapter.orthogonal",
+                f"projection leaves no room in {name}: {pool.a.shape[0]} earlier and {config.rank} new units in {sizes[side]} dimensions; "
+                "lower adapter.rank or use the penalty",
+            )

@@ -137,6 +137,56 @@ def test_the_penalty_keeps_new_units_orthogonal(setting):
     assert min(principal_angles(with_, (first,)).values()) > min(principal_angles(without, (first,)).values())
 
 
+@pytest.mark.parametrize("sides", ("a", "both"))
+def test_projection_keeps_new_units_off_the_pool(setting, sides):
+    config = AdapterConfig(rank=3, orthogonal="projection", orthogonal_sides=sides)
+    pool = []
+    for k in range(3):
+        adapter, log = _train(setting, pool, config, seed=k, name=f"t{k}")
+        assert np.isfinite(log.losses).all() and log.smallest_angle > 90 - 1e-4
+        pool.append(adapter)
+    for name, units in pool[2].new.items():
+        for side in ("a", "b"):
+            old = np.concatenate([getattr(x.new[name], side) for x in pool[:2]]).astype(np.float64)
+            new = getattr(units, side).astype(np.float64)
+            cosines = (new @ old.T) / np.outer(np.linalg.norm(new, axis=1), np.linalg.norm(old, axis=1))
+            assert (np.abs(cosines).max() < 1e-6) == (side == "a" or sides == "both")
+
+
+def test_the_penalty_may_hold_both_sides(setting):
+    first, _ = _train(setting)
+
+    def overlap(sides):
+        config = AdapterConfig(rank=4, orthogonality=100.0, orthogonal_sides=sides)
+        adapter, _ = _train(setting, (first,), config, seed=1)
+        shares = []
+        for name, units in adapter.new.items():
+            basis = np.linalg.qr(first.new[name].b.T)[0]
+            shares.append(np.square(units.b @ basis).sum() / np.square(units.b).sum())
+        return np.mean(shares)
+
+    assert overlap("both") < overlap("a") / 2
+
+
+def test_projection_without_room_is_refused_before_training(setting):
+    wide = AdapterConfig(rank=20, orthogonal="projection")
+    first, _ = _train(setting, config=wide)
+    with pytest.raises(InputError, match=r"adapter\.orthogonal.*no room.*20 earlier and 20 new"):
+        _train(setting, (first,), wide)
+
+
+@pytest.mark.parametrize("pieces", (2, 3, 100))
+def test_accumulated_steps_are_whole_steps(setting, pieces):
+    first, _ = _train(setting)
+    (whole, log), (parts, other) = (
+        _train(setting, (first,), training=TRAINING.model_copy(update={"epochs": 1, "accumulate": k})) for k in (1, pieces)
+    )
+    assert log.losses == pytest.approx(other.losses, abs=1e-3)
+    assert log.accuracy == other.accuracy
+    for name in whole.new:
+        np.testing.assert_allclose(whole.new[name].b, parts.new[name].b, atol=2e-3)
+
+
 def test_the_elastic_net_gives_exact_zeros(setting):
     first, _ = _train(setting)
     heavy, log = _train(setting, (first,), AdapterConfig(rank=4, l1=1e3), seed=1)

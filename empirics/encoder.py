@@ -1,0 +1,225 @@
+"""A frozen encoder of text or images that can be run from its middle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import nn
+
+from empirics.anatomy import additive, examine, find_linear, run_block
+from empirics.config import BackboneConfig
+from theory.errors import InputError
+
+_PROBE_TOKENS = 6
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen encoder of text or images.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        From `transformers.AutoModel`, or of the same interface; every parameter frozen.
+    tokenizer : callable or None
+        For text.
+    processor : callable or None
+        For images: from a list of (H, W, 3) uint8 arrays to ``pixel_values``.
+    config : BackboneConfig
+    device : torch.device
+    first : int
+        Index of the first adapted layer.
+    layers : str
+        Dotted path of the block list.
+    final : str or None
+        Dotted path of what follows the last block, such as the last normalisation of a vision transformer.
+    pooling : str
+        "mean" over real tokens, "cls" (the first token) or "pooler" (the model's own).
+    width : int
+        Dimension of the states that enter the first adapted layer.
+    tokens : int or None
+        Tokens of an image there; None for text, where it varies.
+    dimension : int
+        Embedding dimension.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    processor: Any
+    config: BackboneConfig
+    device: torch.device
+    first: int
+    layers: str
+    final: str | None
+    pooling: Literal["mean", "cls", "pooler"]
+    width: int
+    tokens: int | None
+    dimension: int
+
+    @property
+    def modality(self) -> Literal["text", "image"]:
+        """What it encodes."""
+        return "text" if self.tokens is None else "image"
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """All layers."""
+        return self.model.get_submodule(self.layers)
+
+    @property
+    def adapted(self) -> list[nn.Module]:
+        """The layers that carry adapters."""
+        return list(self.blocks[self.first :])
+
+    def projections(self, targets: Sequence[str]) -> dict[str, nn.Linear]:
+        """The adapted linear maps by their full names.
+
+        Raises
+        ------
+        InputError
+            If a target names no linear map of a layer.
+        """
+        out = {}
+        for j in range(self.first, len(self.blocks)):
+            for target in targets:
+                for name in find_linear(self.blocks[j], target):
+                    out[f"{self.layers}.{j}.{name}"] = self.blocks[j].get_submodule(name)
+        return out
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Autocast to bfloat16 where the settings ask for it: by default on a GPU that has it, never on the CPU."""
+        auto = self.config.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        if auto or self.config.precision == "bfloat16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def finish(self, hidden: Float[torch.Tensor, "n t w"], mask: Bool[torch.Tensor, "n t"]) -> Float[torch.Tensor, "n d"]:
+        """What follows the last adapted layer, then the pooling."""
+        return self.pool(self.model.get_submodule(self.final)(hidden) if self.final else hidden, mask)
+
+    def pool(self, last: Float[torch.Tensor, "n t w"], mask: Bool[torch.Tensor, "n t"]) -> Float[torch.Tensor, "n d"]:
+        """Pool the last hidden states; scaled to unit length if asked for."""
+        if self.pooling == "pooler":
+            pooled = self.model.pooler(last)
+        elif self.pooling == "cls":
+            pooled = last[:, 0]
+        elif self.modality == "image":
+            # Nothing is padded, and convolutional blocks change the number of tokens, so that the mask does not fit.
+            pooled = last.mean(1)
+        else:
+            weight = mask.to(last.dtype)[..., None]
+            pooled = (last * weight).sum(1) / weight.sum(1)
+        return nn.functional.normalize(pooled.float(), dim=-1) if self.config.normalize else pooled.float()
+
+
+def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneConfig) -> Backbone:
+    """Freeze a model and find out, by running it on a tiny input, how to run it from its middle.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    tokenizer : callable or None
+        For text.
+    processor : callable or None
+        For images; exactly one of the two is given.
+    config : BackboneConfig
+
+    Raises
+    ------
+    InputError
+        If it cannot be run block by block, has no such pooled output, takes fewer tokens than `backbone.max_length`, or has fewer
+        layers than are to be adapted.
+    """
+    model = model.float().eval().requires_grad_(False)
+    inputs = _probe(model, processor, config)
+    try:
+        anatomy, output, states = examine(model, inputs, config.layers)
+    except InputError:
+        raise
+    except (IndexError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError("backbone.path", f"{type(model).__name__} fails on a small input ({reason}); is max_length right?") from None
+    blocks = model.get_submodule(anatomy.layers)
+    if config.adapted_layers > len(blocks):
+        raise InputError("backbone.adapted_layers", f"{config.adapted_layers} exceeds the encoder's {len(blocks)} layers")
+    first = len(blocks) - config.adapted_layers
+    with torch.inference_mode():
+        for block in blocks[:first]:
+            states = run_block(block, states, None)
+    pooling = config.pooling or ("mean" if processor is None else getattr(model, "preferred_pooling", "cls"))
+    pooled = output.last_hidden_state[:, 0]
+    if pooling == "pooler":
+        pooled = getattr(output, "pooler_output", None)
+        own = getattr(model, "pooler", None)
+        if pooled is None or own is None or not torch.allclose(own(output.last_hidden_state), pooled, atol=1e-5):
+            raise InputError("backbone.pooling", f"{type(model).__name__} has no pooler of its own; use mean or cls")
+    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    return Backbone(
+        model.to(device),
+        tokenizer,
+        processor,
+        config,
+        device,
+        first,
+        anatomy.layers,
+        anatomy.final,
+        pooling,
+        int(states.shape[-1]),
+        None if processor is None else int(states.shape[1]),
+        int(pooled.shape[-1]),
+    )
+
+
+def _probe(model: nn.Module, processor: Any, config: BackboneConfig) -> dict[str, torch.Tensor]:
+    if processor is not None:
+        grey = np.linspace(0, 255, 24 * 32 * 3).astype(np.uint8).reshape(24, 32, 3)
+        return {"pixel_values": pixels(processor, [grey, grey[::-1]])}
+    pad = getattr(model.config, "pad_token_id", None) or 0
+    ids = torch.arange(2 * config.max_length).reshape(2, -1) % 7 + 3
+    mask = torch.ones_like(ids)
+    mask[1, min(_PROBE_TOKENS, config.max_length - 1) :] = 0
+    return {"input_ids": torch.where(mask.bool(), ids, pad), "attention_mask": mask}
+
+
+def pixels(processor: Any, images: Sequence[np.ndarray]) -> Float[torch.Tensor, "n 3 h w"]:
+    """Preprocessed images as one tensor."""
+    prepared = processor(images=list(images), return_tensors="np", input_data_format="channels_last")["pixel_values"]
+    return torch.from_numpy(np.asarray(prepared, dtype=np.float32))
+
+
+def suffix(backbone: Backbone, hidden: Float[torch.Tensor, "n t w"], mask: Bool[torch.Tensor, "n t"]) -> Float[torch.Tensor, "n d"]:
+    """The adapted layers and the pooling, on padded states; mask is True on real tokens."""
+    with backbone.precision():
+        bias = None if backbone.modality == "image" else additive(mask, hidden.dtype)
+        for block in backbone.adapted:
+            hidden = run_block(block, hidden, bias)
+        return backbone.finish(hidden, mask)
+
+
+def batches(lengths: Int[np.ndarray, " n"], size: int) -> Iterator[Int[np.ndarray, " b"]]:
+    """Batches of similar length: little is padded, and results go back to their own rows."""
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, order.size, size):
+        yield order[start : start + size]
+
+
+def check_embeddings(x: Float[np.ndarray, "n *d"]) -> None:
+    """Refuse embeddings that are NaN or infinite.
+
+    Raises
+    ------
+    InputError
+        With the first row at fault.
+    """
+    if not np.isfinite(x).all():
+        rows = np.flatnonzero(~np.isfinite(x).all(axis=tuple(range(1, x.ndim))))
+        raise InputError(
+            "embeddings", f"{rows.size} documents have NaN or infinite embeddings, the first is number {rows[0]}; check the weights"
+        )
