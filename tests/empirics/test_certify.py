@@ -1,0 +1,374 @@
+"""Adapters that PEFT trained and saved, certified from a table of samples; and everything that can be wrong with either."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+import tiny
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from empirics.adapters import active
+from empirics.backbone import embed, encode_prefix
+from empirics.certificate import Certificate
+from empirics.certify import certify, named_folders
+from empirics.cli import main
+from empirics.config import load_certify_config
+from empirics.peft_folders import for_adapters, read_peft_folder
+from empirics.record import read_tensors
+from empirics.samples import LEAST, PARTS, check_samples, read_samples
+from theory import InputError, Rule, clopper_pearson, read_signatures, simultaneous_certificates
+from theory.certificates import upper_limit
+from theory.mixture import Gaussians
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+ALPHABETS = {"early": "abcdefgh", "middle": "hijklmnop", "late": "opqrstuvw"}
+
+
+def table(per_task: int = 60, labelled: bool = True, seed: int = 0) -> pd.DataFrame:
+    """Texts of three tasks with letters of their own, some shared; the label is the length."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for task, letters in ALPHABETS.items():
+        for j in range(per_task):
+            text = "".join(rng.choice(list(letters), size=rng.integers(4, 8) if j % 2 else rng.integers(12, 20)))
+            rows.append({"text": text, "task": task, "label": "short" if j % 2 else "long"})
+    frame = pd.DataFrame(rows).drop_duplicates("text")
+    return frame if labelled else frame.drop(columns="label")
+
+
+def trained(model, folder, task, seed):
+    """A few steps of PEFT's own LoRA, telling short texts from long ones, saved by PEFT."""
+    torch.manual_seed(seed)
+    wrapped = get_peft_model(copy.deepcopy(model), LoraConfig(r=2 + seed, target_modules=["query", "value", "intermediate.dense"]))
+    head = torch.nn.Linear(32, 2)
+    own = table(30, seed=99)
+    own = own[own["task"] == task]
+    tokens = tiny.tokenizer(list(own["text"]), True, 24)["input_ids"]
+    width = max(map(len, tokens))
+    ids = torch.tensor([t + [0] * (width - len(t)) for t in tokens])
+    target = torch.tensor((own["label"] == "long").to_numpy().astype(int))
+    optimizer = torch.optim.AdamW([*(p for p in wrapped.parameters() if p.requires_grad), *head.parameters()], lr=1e-2)
+    for _ in range(4):
+        loss = torch.nn.functional.cross_entropy(head(wrapped(input_ids=ids, attention_mask=(ids > 0).long())[0].mean(1)), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    wrapped.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def bert():
+    return tiny.backbone()
+
+
+@pytest.fixture(scope="module")
+def folders(bert, tmp_path_factory):
+    home = tmp_path_factory.mktemp("adapters")
+    for seed, task in enumerate(ALPHABETS):
+        trained(bert.model, home / task, task, seed)
+    return {task: home / task for task in ALPHABETS}
+
+
+@pytest.fixture(scope="module")
+def all_rules(bert, folders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "certificate"
+    config = load_certify_config({"rule": "all", "simulations": 4000, "signature": {"dimension": 6}})
+    return certify(folders, table(), config, backbone=bert, out=out), out
+
+
+def test_the_numbers_are_those_of_the_samples(all_rules):
+    """Measured error, its interval and L8 are recomputed from the table of retrieved tasks."""
+    found, out = all_rules
+    frame = pd.read_parquet(out / "samples.parquet")
+    assert {item.rule for item in found.rules} == {"ratio", "paper", "frozen"}
+    for item in found.rules:
+        wrong = frame[f"{item.rule}:retrieved"] != frame["task"]
+        test, held = frame["part"] == "measurement", frame["part"] == "certificate"
+        for unit in [*item.tasks, item.overall]:
+            own = np.ones(len(frame), dtype=bool) if unit.name == "overall" else frame["task"] == unit.name
+            assert (unit.measured.errors, unit.measured.n) == (wrong[own & test].sum(), (own & test).sum())
+            assert (unit.measured.low, unit.measured.high) == pytest.approx(clopper_pearson(unit.measured.errors, unit.measured.n, 0.95))
+            # Three tasks and the pool, for each of three rules, share the probability of failure.
+            errors, n = int(wrong[own & held].sum()), int((own & held).sum())
+            assert unit.certificate.value == pytest.approx(upper_limit(errors, n, 0.05 / 3 / 4))
+            assert unit.certificate.level == "A0" and unit.law is not None and "L5" in unit.rungs
+        assert item.macro_error == pytest.approx(np.mean([wrong[test & (frame["task"] == t)].mean() for t in ALPHABETS]))
+
+
+def test_one_rule_keeps_the_whole_confidence(bert, folders, all_rules):
+    config = load_certify_config({"rule": "ratio", "simulations": 4000, "signature": {"dimension": 6}})
+    found = certify(folders, table(), config, backbone=bert)
+    several = next(item for item in all_rules[0].rules if item.rule == "ratio")
+    assert [u.measured for u in found.rules[0].tasks] == [u.measured for u in several.tasks]
+    assert all(a.certificate.value < b.certificate.value for a, b in zip(found.rules[0].tasks, several.tasks, strict=True))
+    assert "fixed before" in found.statement and "all 3 rules" in all_rules[0].statement
+
+
+def test_parts_are_disjoint_and_random_within_a_class():
+    frame = table(50)
+    dealt = check_samples(frame, tuple(ALPHABETS), "s", np.random.default_rng(0))
+    assert len(set(dealt.row)) == len(dealt.row) == len(frame)
+    labels = frame["label"].to_numpy()[dealt.row]
+    for k, task in enumerate(ALPHABETS):
+        for label in ("short", "long"):
+            members = (dealt.task == k) & (labels == label)
+            assert len(set(dealt.cluster[members])) == 1
+            sizes = [int((dealt.part[members] == part).sum()) for part in PARTS]
+            assert np.allclose(sizes, np.array([0.4, 0.4, 0.2]) * members.sum(), atol=1), task
+    again = check_samples(frame, tuple(ALPHABETS), "s", np.random.default_rng(1))
+    assert (again.part != dealt.part).mean() > 0.3
+
+
+def test_saved_signatures_retrieve_the_same(all_rules, bert, folders):
+    """What is written is enough to serve: embed, project, score."""
+    found, out = all_rules
+    frame = pd.read_parquet(out / "samples.parquet")
+    texts = [table()["text"].iloc[row] for row in frame["row"]]
+    adapters = [read_peft_folder(folder, bert, name).adapter for name, folder in folders.items()]
+    cut = for_adapters(bert, adapters)
+    assert cut.first == 0
+    cache = encode_prefix(cut, texts)
+    spaces = []
+    for adapter in adapters:
+        with active(cut, adapter):
+            spaces.append(embed(cut, cache, np.arange(len(texts))))
+    for item in found.rules:
+        path = out / "signatures" / f"{item.rule}.safetensors"
+        signatures, extra = read_signatures(path), read_tensors(path)
+        assert len(signatures) == item.components == 6 and item.signature_bytes > 0
+        x = np.stack([cache.frozen] if item.rule == "frozen" else spaces, axis=1).astype(float)
+        z = np.einsum("nsD,sdD->nsd", x - extra["projection_mean"], extra["projection_axes"])
+        background = Gaussians(extra["background_means"], extra["background_covariances"]) if item.rule == "ratio" else None
+        retrieved = Rule(signatures, background).retrieve(z)
+        assert [list(ALPHABETS)[k] for k in retrieved] == frame[f"{item.rule}:retrieved"].tolist()
+
+
+def test_without_labels_each_task_has_one_gaussian_or_a_mixture(bert, folders):
+    for clusters, sizes in (("class", [1, 1, 1]), ("dp-mixture", None)):
+        config = load_certify_config({"simulations": 4000, "signature": {"clusters": clusters, "dimension": 4, "min_samples": 4}})
+        found = certify(folders, table(labelled=False), config, backbone=bert)
+        assert [task.clusters for task in found.tasks] == [1, 1, 1]
+        assert sizes is None or found.rules[0].components == 3
+        assert found.rules[0].overall.law is not None
+
+
+def test_the_same_seed_gives_the_same_certificate(bert, folders):
+    config = load_certify_config({"rule": "frozen", "simulations": 1000, "signature": {"dimension": 4}})
+    a, b = (certify(folders, table(), config, backbone=bert) for _ in range(2))
+    assert a.model_dump(exclude={"environment"}) == b.model_dump(exclude={"environment"})
+    other = certify(folders, table(), config.model_copy(update={"seed": 1}), backbone=bert)
+    assert other.rules != a.rules
+
+
+def test_adapters_together_or_one_after_the_other_are_the_same(bert, folders, tmp_path):
+    """A folder that also adapts the pooler, which mean pooling does not use, takes the slower way to the same numbers."""
+    wrapped = PeftModel.from_pretrained(copy.deepcopy(bert.model), folders["late"])
+    wrapped.peft_config["default"].target_modules = {"query", "value", "intermediate.dense", "pooler.dense"}
+    wrapped.save_pretrained(tmp_path / "late")
+    extra = load_file(tmp_path / "late" / "adapter_model.safetensors")
+    rank = wrapped.peft_config["default"].r
+    extra |= {f"base_model.model.pooler.dense.lora_{x}.weight": torch.ones((rank, 32) if x == "A" else (32, rank)) for x in "AB"}
+    save_file(extra, tmp_path / "late" / "adapter_model.safetensors")
+    config = load_certify_config({"rule": "paper", "simulations": 1000, "signature": {"dimension": 4}})
+    a, b = (certify(given, table(), config, backbone=bert) for given in (folders, {**folders, "late": tmp_path / "late"}))
+    assert b.tasks[2].adapted == a.tasks[2].adapted + 1
+    assert [u.measured for u in a.rules[0].tasks] == [u.measured for u in b.rules[0].tasks]
+
+
+def test_a_law_too_large_for_memory_leaves_l8_alone(bert, folders, monkeypatch):
+    monkeypatch.setattr("empirics.certify._LARGEST_LAW", 4)
+    found = certify(folders, table(), load_certify_config({}), backbone=bert)
+    assert all(unit.law is None and unit.rungs == {} and unit.certificate.value < 1 for unit in found.rules[0].tasks)
+
+
+def test_the_certificate_holds_as_often_as_it_says(monkeypatch):
+    """Samples with known error rates through the dealing and the certificate: all limits hold together in 90% of draws."""
+    rates, broken, draws = {"a": 0.05, "b": 0.3, "c": 0.0}, 0, 300
+    for draw in range(draws):
+        rng = np.random.default_rng(draw)
+        sizes = rng.integers(40, 80, size=3)
+        tasks = np.repeat(list(rates), sizes)
+        frame = pd.DataFrame({"text": [f"{draw} {j}" for j in range(tasks.size)], "task": tasks})
+        dealt = check_samples(frame, tuple(rates), "s", rng)
+        wrong = rng.random(dealt.task.size) < np.array(list(rates.values()))[dealt.task]
+        held = dealt.where("certificate")
+        counts = [np.bincount(dealt.task[rows], minlength=3) for rows in (held[wrong[held]], held)]
+        limits = simultaneous_certificates(*counts, 0.9, dealt.names)
+        pooled = (counts[1] @ list(rates.values())) / counts[1].sum()
+        broken += any(limits.tasks[name].value < rate for name, rate in rates.items()) or limits.overall.value < pooled
+    assert broken / draws <= 0.1 + 3 * np.sqrt(0.09 / draws)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A tiny random encoder with a tokenizer, as a folder that AutoModel loads."""
+    folder = tmp_path_factory.mktemp("encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(p + c for c in "abcdefghijklmnopqrstuvwxyz" for p in ("", "##"))]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(3)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 64}
+    model = BertModel(BertConfig(vocab_size=64, **shape)).eval()
+    model.save_pretrained(folder)
+    return folder, model
+
+
+def test_folders_of_peft_are_certified_from_the_command_line(encoder, tmp_path, monkeypatch, capsys):
+    home, model = encoder
+    for seed, task in enumerate(("early", "late")):
+        trained(model, tmp_path / f"adapter-{task}", task, seed)
+    frame = table(40)
+    frame[frame["task"] != "middle"].to_csv(tmp_path / "samples.csv", index=False)
+    arguments = ["certify", *(f"{task}={tmp_path / f'adapter-{task}'}" for task in ("early", "late")), "--quiet"]
+    arguments += ["--samples", tmp_path / "samples.csv", "--backbone", home, "--set", "simulations=2000", "--set", "backbone.max_length=24"]
+    command = [sys.executable, "-m", "empirics.cli", *map(str, arguments), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "certified at most" in done.stdout and "overall" in done.stdout and "independent draws" in done.stdout
+    found = Certificate.model_validate_json((tmp_path / "out" / "certificate.json").read_text())
+    assert [task.name for task in found.tasks] == ["early", "late"]
+    assert found.rules[0].overall.certificate.value < 0.6
+
+    def again(*more):
+        monkeypatch.setattr(sys, "argv", ["proteus-bounds", *map(str, [*arguments, *more])])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capsys.readouterr()
+
+    code, said = again("--out", tmp_path / "out")
+    assert code == 2 and "is not empty" in said.err and len(said.err.strip().splitlines()) == 1
+    code, said = again("--confidence", 1.5)
+    assert code == 2 and "confidence" in said.err
+    code, said = again("--json")
+    assert code == 0
+    assert json.loads(said.out)["rules"] == json.loads((tmp_path / "out" / "certificate.json").read_text())["rules"]
+
+
+def test_adapters_of_an_image_encoder_are_certified_from_files(tmp_path):
+    vit = tiny.backbone(kind="vit")
+    for task in ("rows", "columns"):
+        wrapped = get_peft_model(copy.deepcopy(vit.model), LoraConfig(r=2, target_modules=["q_proj", "fc1"], init_lora_weights=False))
+        wrapped.save_pretrained(tmp_path / task)
+    pixels, kind = tiny.images(60)
+    paths = [f"{j}.png" for j in range(60)]
+    for path, x in zip(paths, pixels, strict=True):
+        PIL.Image.fromarray(x).save(tmp_path / path)
+    pd.DataFrame({"image": paths, "task": np.array(["rows", "columns"])[kind]}).to_csv(tmp_path / "samples.csv", index=False)
+    folders = {task: tmp_path / task for task in ("rows", "columns")}
+    found = certify(folders, read_samples(tmp_path / "samples.csv"), load_certify_config({"simulations": 2000}), backbone=vit)
+    assert found.rules[0].overall.measured.n == 12
+    (tmp_path / "7.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"sample 8: .*7\.png"):
+        certify(folders, read_samples(tmp_path / "samples.csv"), backbone=vit)
+    with pytest.raises(InputError, match="holds texts, and the encoder takes images"):
+        certify(folders, table().replace({"early": "rows", "late": "columns", "middle": "rows"}), backbone=vit)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda f: f.rename(columns={"text": "body"}), "no column 'text'"),
+        (lambda f: f.drop(columns="task"), "no column 'task'"),
+        (lambda f: f.assign(image="a.png"), "columns text and image"),
+        (lambda f: f.rename(columns={"text": "image"}), "sample 1 has no image"),
+        (lambda f: f.assign(task=f["task"].replace("late", "tardy")), "names the task 'tardy'"),
+        (lambda f: f[f["task"] != "late"], "no samples of the task 'late'"),
+        (lambda f: f[(f["task"] != "late") | (np.arange(len(f)) == len(f) - 1)], r"1 different samples of the task 'late'"),
+        (lambda f: f.assign(text=["", *f["text"].iloc[1:]]), "sample 1 has an empty text"),
+        (lambda f: f.assign(text=[*f["text"].iloc[:-1], " \n"]), "has an empty text"),
+        (lambda f: f.assign(text=[None, *f["text"].iloc[1:]]), "sample 1 has no text"),
+        (lambda f: f.assign(text=[3.5, *f["text"].iloc[1:]]), "sample 1 has no text"),
+        (lambda f: f.assign(text=f["task"]), "1 different samples"),
+        (lambda f: f.iloc[:0], "no samples"),
+    ],
+)
+def test_samples_that_do_not_fit_are_named(change, what, bert, folders, tmp_path):
+    with pytest.raises(InputError, match=what):
+        certify(folders, change(table(20)), load_certify_config({}), source="s.csv", backbone=bert, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_done_to_the_samples_is_noted(bert):
+    frame = pd.concat([table(30), table(30).iloc[:5]])
+    frame.loc[frame["task"] == "middle", "label"] = ["rare"] * 3 + ["often"] * (int((frame["task"] == "middle").sum()) - 3)
+    frame.loc[frame["task"] == "late", "label"] = [None] + ["x"] * (int((frame["task"] == "late").sum()) - 1)
+    dealt = check_samples(frame, tuple(ALPHABETS), "s", np.random.default_rng(0))
+    assert len(dealt.inputs) == len(table(30))
+    assert [
+        what in note for what, note in zip(("5 samples repeat", f"3 samples, fewer than {LEAST}", "label"), dealt.notes, strict=True)
+    ] == [True] * 3
+    assert [np.unique(dealt.cluster[dealt.task == k]).size for k in range(3)] == [2, 1, 1]
+
+
+def test_adapters_that_do_not_fit_are_refused_before_anything_is_made(bert, folders, tmp_path):
+    with pytest.raises(InputError, match="at least two"):
+        certify({"early": folders["early"]}, table(), backbone=bert)
+    with pytest.raises(InputError, match="absent"):
+        certify({**folders, "late": tmp_path / "absent"}, table(), backbone=bert, out=tmp_path / "out")
+    with pytest.raises(InputError, match=r"signature\.dimension"):
+        certify(folders, table(), load_certify_config({"signature": {"dimension": 33}}), backbone=bert, out=tmp_path / "out")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty"):
+        certify(folders, table(), backbone=bert, out=tmp_path / "full")
+    assert not (tmp_path / "out").exists() and [p.name for p in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+def test_tasks_are_named_by_folder_or_by_argument(tmp_path):
+    (tmp_path / "a=b").mkdir()
+    assert list(named_folders([str(tmp_path / "x"), f"y={tmp_path / 'z'}", str(tmp_path / "a=b"), f"{tmp_path}/"])) == [
+        "x",
+        "y",
+        "a=b",
+        tmp_path.name,
+    ]
+    with pytest.raises(InputError, match="no name"):
+        named_folders([f"={tmp_path / 'x'}"])
+    with pytest.raises(InputError, match="two folders"):
+        named_folders([str(tmp_path / "x"), f"x={tmp_path / 'z'}"])
+
+
+def test_settings_that_do_not_exist_are_named():
+    for overrides, what in (
+        (["rules=all"], "rule"),
+        (["rule=best"], "rule"),
+        (["confidence=1.5"], "confidence"),
+        (["signature.dimensions=3"], "signature.dimension"),
+    ):
+        with pytest.raises(InputError, match=what):
+            load_certify_config({}, overrides)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_every_kind_of_table_reads_alike(kind, tmp_path):
+    frame = table(10).reset_index(drop=True)
+    frame.loc[0, "text"] = 'a "quoted",\ntext of two lines'
+    path = tmp_path / f"samples.{kind}"
+    {
+        "csv": lambda: frame.to_csv(path, index=False),
+        "jsonl": lambda: frame.to_json(path, orient="records", lines=True),
+        "parquet": lambda: frame.to_parquet(path),
+    }[kind]()
+    assert read_samples(path)[["text", "task", "label"]].to_numpy().tolist() == frame.to_numpy().tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("s.csv", b"\xff\xfe\x00"), ("s.jsonl", b'{"text": '), ("s.parquet", b"junk"), ("s.txt", b""), ("s.csv", b"")]
+)
+def test_tables_that_are_no_tables_are_named(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=r"s\."):
+        read_samples(tmp_path / name)
+    with pytest.raises(InputError, match="absent"):
+        read_samples(tmp_path / f"absent{name[1:]}")
