@@ -42,8 +42,8 @@ def exponent(gap: np.ndarray, a: np.ndarray | float, b: np.ndarray | float) -> n
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         general = 2 * (gap / a) / (1 + np.sqrt(1 + 4 * (b / a) * (gap / a)))
         root = np.where(a > 0, general, np.sqrt(gap / b))
-    root = np.where(gap > 0, root, 0.0)
-    t = root**2 * (1 - 1e-14)
+        root = np.where(gap > 0, root, 0.0)
+        t = root**2 * (1 - 1e-14)
     return np.where(np.isfinite(t), t, -LOG_IMPOSSIBLE)
 
 

@@ -1,0 +1,219 @@
+"""One adapter a task, trained once and never changed; and the ways to retrieve which one a document needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import logsumexp
+from sklearn.base import ClassifierMixin
+from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
+
+from empirics.adapters import Adapter, active
+from empirics.backbone import embed
+from empirics.config import AdapterConfig
+from empirics.estimators import shrunk_gaussian
+from empirics.heads import fit_head, head_bytes
+from empirics.images import item_bytes
+from empirics.methods.arrow import gate_shares
+from empirics.methods.problem import Outcome, Problem, from_task_scores
+from empirics.methods.retrieval import Remedy, joined, retrieve
+from empirics.seeding import sklearn_seed
+from empirics.signatures import rule_tensors, signature_bytes
+from empirics.streams import Stream
+from empirics.train import train_adapter
+
+
+@dataclass(frozen=True)
+class AdapterSet:
+    """Adapters of all tasks, what they make of every document, and a head for each.
+
+    Attributes
+    ----------
+    adapters : tuple of Adapter
+    z : (N, m, D) array
+        Embeddings under every adapter: of its task's training documents, of the reservoir and of test documents; others NaN.
+    predicted : (n, m) int array
+        Class, numbered over the stream, that each task's head gives to each test document.
+    stored : dict of bytes
+        Adapters and heads.
+    seconds : dict
+        "train", "fit" (heads), "test" (test documents under all adapters).
+    """
+
+    adapters: tuple[Adapter, ...]
+    z: Float[np.ndarray, "N m D"]
+    predicted: Int[np.ndarray, "n m"]
+    stored: dict[str, int]
+    seconds: dict[str, float]
+
+
+def train_adapters(problem: Problem, config: AdapterConfig) -> AdapterSet:
+    """Train, embed and fit heads, task by task."""
+    stream, backbone = problem.stream, problem.backbone
+    test = stream.where("test")
+    # A task's own training documents give its signature; those of other tasks are never seen in its space.
+    z = np.full((len(stream.task), problem.tasks, backbone.dimension), np.nan, dtype=np.float32)
+    predicted = np.empty((test.size, problem.tasks), dtype=np.int64)
+    adapters: list[Adapter] = []
+    heads: list[ClassifierMixin] = []
+    seconds = {"train": 0.0, "fit": 0.0, "test": 0.0}
+    for k, task in enumerate(stream.tasks):
+        own, start = problem.train(k), time.perf_counter()
+        adapter, _ = train_adapter(
+            backbone,
+            problem.source,
+            own,
+            stream.label[own],
+            task.name,
+            adapters,
+            config,
+            problem.config.training,
+            problem.generator("train", task.name),
+        )
+        trained = time.perf_counter()
+        with active(backbone, adapter):
+            seen = np.concatenate([own, stream.where("reservoir")])
+            z[seen, k] = embed(backbone, problem.source, seen)
+            embedded = time.perf_counter()
+            z[test, k] = embed(backbone, problem.source, test)
+        answered = time.perf_counter()
+        head = fit_head(z[own, k], stream.label[own], problem.config.head, problem.generator("head", task.name))
+        predicted[:, k] = problem.starts[k] + head.predict(z[test, k].astype(np.float64))
+        adapters.append(adapter)
+        heads.append(head)
+        seconds["train"] += trained - start
+        seconds["fit"] += embedded - trained + time.perf_counter() - answered
+        seconds["test"] += answered - embedded
+    stored = {"adapters": sum(map(adapter_bytes, adapters)), "heads": sum(map(head_bytes, heads))}
+    return AdapterSet(tuple(adapters), z, predicted, stored, seconds)
+
+
+def adapter_bytes(adapter: Adapter) -> int:
+    """Bytes of an adapter as it is learned: its new units and its scalars on earlier ones."""
+    own = sum(units.a.nbytes + units.b.nbytes for units in adapter.new.values())
+    return own + sum(s.nbytes for s in adapter.composition.values())
+
+
+def by_signatures(problem: Problem, adapted: AdapterSet, *, space: str, remedy: Remedy) -> Outcome:
+    """Retrieve by Gaussian signatures (see `empirics.methods.retrieval`).
+
+    Parameters
+    ----------
+    problem : Problem
+    adapted : AdapterSet
+    space : {"adapted", "frozen", "joined"}
+    remedy : {"none", "ratio", "angular", "calibrated"}
+    """
+    stream, frozen = problem.stream, problem.source.frozen
+    test, start = stream.where("test"), time.perf_counter()
+    x = {"adapted": lambda: adapted.z, "frozen": lambda: frozen[:, None], "joined": lambda: joined(frozen, adapted.z)}[space]()
+    rng = problem.generator("retrieve", space, remedy)
+    stages = [retrieve(stream, x, i + 1, test, problem.config.signature, remedy, rng) for i in range(problem.tasks)]
+    rule = stages[-1].rule
+    tensors = rule_tensors(rule.signatures, rule.background)
+    stored = {**adapted.stored, "signatures": signature_bytes(rule.signatures)}
+    if rule.background is not None:
+        stored["background"] = sum(x.nbytes for name, x in tensors.items() if name.startswith("background"))
+    # Projections, and backgrounds in a new task's space, need these documents again.
+    stored["reservoir"] = documents_bytes(stream, stream.where("reservoir"))
+    seconds = {**adapted.seconds, "fit": adapted.seconds["fit"] + time.perf_counter() - start}
+    if space == "frozen":
+        # One adapter pass, under the retrieved task's adapter.
+        seconds["test"] /= problem.tasks
+    return from_task_scores(problem, lambda i: stages[i].scores, adapted.predicted, stored, seconds)
+
+
+def documents_bytes(stream: Stream, which: Int[np.ndarray, " k"]) -> int:
+    """Bytes of some documents as they are: UTF-8, an encoded image, or its pixels."""
+    items = [stream.inputs[j] for j in which]
+    return sum(len(x.encode()) if isinstance(x, str) else item_bytes(x) for x in items)
+
+
+def by_keys(problem: Problem, adapted: AdapterSet) -> Outcome:
+    """Retrieve the task of the nearest key, keys being K-means centres of a task's frozen features.
+
+    What prompt pools do (S-Prompts: Wang et al. 2022); the prompt is an adapter here.
+    """
+    frozen, start = problem.source.frozen.astype(np.float64), time.perf_counter()
+    rng, keys = problem.generator("keys"), []
+    for k in range(problem.tasks):
+        own = frozen[problem.train(k)]
+        count = min(problem.config.compare.keys, len(own))
+        keys.append(KMeans(count, n_init=4, random_state=sklearn_seed(rng)).fit(own).cluster_centers_)
+    fitted = time.perf_counter()
+    asked = frozen[problem.stream.where("test")]
+    scores = np.stack([((asked[:, None] - centres) ** 2).sum(axis=2).min(axis=1) for centres in keys], axis=1)
+    seconds = _one_pass(problem, adapted, fitted - start, time.perf_counter() - fitted)
+    stored = {**adapted.stored, "keys": sum(c.astype(np.float32).nbytes for c in keys)}
+    return from_task_scores(problem, lambda i: scores[:, : i + 1], adapted.predicted, stored, seconds)
+
+
+def by_replay(problem: Problem, adapted: AdapterSet) -> Outcome:
+    """Retrieve by a classifier trained on features replayed from class statistics (Wang et al. 2023, HiDe-Prompt, its task identity).
+
+    One shrunk Gaussian of frozen features a class is kept; at each stage features drawn from all of them train a multinomial
+    logistic regression over classes, whose probabilities are summed within tasks.
+    """
+    frozen, start = problem.source.frozen.astype(np.float64), time.perf_counter()
+    own, test = problem.stream.where("train"), problem.stream.where("test")
+    cluster = problem.stream.cluster
+    rng, drawn = problem.generator("replay"), []
+    for c in range(problem.starts[-1]):
+        mean, covariance = shrunk_gaussian(frozen[own[cluster[own] == c]], "ledoit-wolf", f"class {c}")
+        drawn.append(rng.multivariate_normal(mean, covariance, problem.config.compare.replayed, method="cholesky"))
+    stages, fit, answer = [], time.perf_counter() - start, 0.0
+    for i in range(problem.tasks):
+        start, C = time.perf_counter(), problem.starts[i + 1]
+        y = np.repeat(np.arange(C), problem.config.compare.replayed)
+        # The features have unit length or less: without a weak penalty the fit would be all penalty.
+        model = LogisticRegression(C=100.0, max_iter=500).fit(np.concatenate(drawn[:C]), y)
+        fitted = time.perf_counter()
+        log_p = model.predict_log_proba(frozen[test])
+        owner = problem.class_task[:C]
+        stages.append(-np.stack([logsumexp(log_p[:, owner == k], axis=1) for k in range(i + 1)], axis=1))
+        fit, answer = fit + fitted - start, time.perf_counter() - fitted
+    d, C = frozen.shape[1], int(problem.starts[-1])
+    stored = {**adapted.stored, "class statistics": 8 * C * (d + d * d), "task classifier": 8 * C * (d + 1)}
+    return from_task_scores(problem, stages.__getitem__, adapted.predicted, stored, _one_pass(problem, adapted, fit, answer))
+
+
+def by_arrow(problem: Problem, adapted: AdapterSet) -> Outcome:
+    """Retrieve from the adapters' weights alone (Ostapenko et al. 2024, Arrow): no statistic of the data is kept.
+
+    Each adapted projection routes each token to the adapters whose top right singular vector it is most aligned with; the
+    task whose adapter gets the largest share over tokens and projections is retrieved.
+    """
+    test, start, stages = problem.stream.where("test"), time.perf_counter(), []
+    for i in range(problem.tasks):
+        begun = time.perf_counter()
+        stages.append(-gate_shares(problem.backbone, problem.source, test, adapted.adapters[: i + 1]))
+    answer = time.perf_counter() - begun
+    seconds = _one_pass(problem, adapted, begun - start, answer)
+    return from_task_scores(problem, stages.__getitem__, adapted.predicted, adapted.stored, seconds)
+
+
+def told(problem: Problem, adapted: AdapterSet) -> Outcome:
+    """Control: the task is told."""
+    true = problem.stream.task[problem.stream.where("test")]
+    scores = (np.arange(problem.tasks) != true[:, None]).astype(np.float64)
+    return from_task_scores(problem, lambda i: scores[:, : i + 1], adapted.predicted, adapted.stored, _one_pass(problem, adapted, 0.0, 0.0))
+
+
+def at_random(problem: Problem, adapted: AdapterSet) -> Outcome:
+    """Control: a task is drawn, all being as likely."""
+    scores = problem.generator("random task").random((problem.stream.where("test").size, problem.tasks))
+    return from_task_scores(problem, lambda i: scores[:, : i + 1], adapted.predicted, adapted.stored, _one_pass(problem, adapted, 0.0, 0.0))
+
+
+def _one_pass(problem: Problem, adapted: AdapterSet, fit: float, answer: float) -> dict[str, float]:
+    """Seconds of a method that runs one adapter a document."""
+    seconds = adapted.seconds
+    return {"train": seconds["train"], "fit": seconds["fit"] + fit, "test": seconds["test"] / problem.tasks + answer}
+
+
+Retrieve = Callable[[Problem, AdapterSet], Outcome]

@@ -1,0 +1,116 @@
+"""Task scores from Gaussian signatures: the published rule and the remedies for scores that live in different spaces.
+
+Every score is smaller for likelier tasks. At stage i only tasks 0 to i are known: projections, signatures and backgrounds see no
+document of a later task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.model_selection import StratifiedKFold
+
+from empirics.config import SignatureConfig
+from empirics.seeding import sklearn_seed
+from empirics.signatures import fit_background, fit_projection, fit_signatures
+from empirics.streams import Stream
+from theory.mixture import Rule
+
+Remedy = Literal["none", "ratio", "angular", "calibrated"]
+# Folds in which training documents are scored by signatures that have not seen them.
+_FOLDS = 4
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A rule at one stage, with the scores that it gives to some documents.
+
+    Attributes
+    ----------
+    rule : Rule or None
+        None for a single task, where there is nothing to choose.
+    scores : (n, t) array
+        Of the documents asked for, a column for each task.
+    """
+
+    rule: Rule | None
+    scores: Float[np.ndarray, "n t"]
+
+
+def retrieve(
+    stream: Stream,
+    x: Float[np.ndarray, "N S D"],
+    tasks: int,
+    asked: Int[np.ndarray, " n"],
+    config: SignatureConfig,
+    remedy: Remedy,
+    rng: np.random.Generator,
+) -> Fitted:
+    """Fit signatures of the first tasks and score documents.
+
+    Parameters
+    ----------
+    stream : Stream
+    x : (N, S, D) array
+        Embeddings of all documents in every task's space, or in one shared space (S = 1).
+    tasks : int
+        Tasks known so far.
+    asked : (n,) int array
+        Documents to score.
+    config : SignatureConfig
+    remedy : {"none", "ratio", "angular", "calibrated"}
+        "none" is the published rule. "ratio" subtracts the energy under one Gaussian fitted to the reservoir of the known tasks in the
+        same space (theory/README.md, rules). "angular" divides out the length of an embedding. "calibrated" standardises each
+        task's least energy by its mean and spread over the task's own training documents, each scored by signatures fitted
+        without it.
+    rng : numpy.random.Generator
+        Deals the folds of "calibrated", and starts signatures that are mixtures.
+    """
+    if tasks == 1:
+        return Fitted(None, np.zeros((asked.size, 1)))
+    known = np.flatnonzero(stream.task < tasks)
+    reservoir = known[stream.part[known] == "reservoir"]
+    # Early on there may be fewer documents than the dimension needs.
+    dimension = config.dimension if config.dimension == x.shape[2] else min(config.dimension, reservoir.size - 1)
+    spaces = range(tasks) if x.shape[1] > 1 else (0,)
+    projections = [fit_projection(x[reservoir, s], dimension) for s in spaces]
+    own, labels = [], []
+    for k in range(tasks):
+        rows = stream.where("train", k)
+        s = k if x.shape[1] > 1 else 0
+        own.append(projections[s](x[rows, s]))
+        labels.append(stream.label[rows])
+    names = tuple(t.name for t in stream.tasks[:tasks])
+    background = None
+    # In one shared space a background shifts all scores alike.
+    if remedy == "ratio" and x.shape[1] > 1:
+        background = fit_background([p(x[reservoir, s]) for s, p in zip(spaces, projections, strict=True)], config)
+    rule = Rule(fit_signatures(own, labels, names, config, rng), background, kind="angular" if remedy == "angular" else "max")
+    z = np.stack([p(x[asked, s]) for s, p in zip(spaces, projections, strict=True)], axis=1)
+    scores = rule.task_scores(rule.scores(z))
+    if remedy == "calibrated":
+        centre, spread = _own_law(own, labels, names, config, rng)
+        scores = (scores - centre) / spread
+    return Fitted(rule, scores)
+
+
+def _own_law(
+    own: list[np.ndarray], labels: list[np.ndarray], names: tuple[str, ...], config: SignatureConfig, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+    """Mean and standard deviation of each task's least energy over its own documents, each scored out of its fold."""
+    energies = [np.empty(len(x)) for x in own]
+    folds = [StratifiedKFold(_FOLDS, shuffle=True, random_state=sklearn_seed(rng)).split(x, y) for x, y in zip(own, labels, strict=True)]
+    for splits in zip(*folds, strict=True):
+        kept = [(x[rows], y[rows]) for x, y, (rows, _) in zip(own, labels, splits, strict=True)]
+        rule = Rule(fit_signatures([x for x, _ in kept], [y for _, y in kept], names, config, rng))
+        for k, (_, left) in enumerate(splits):
+            energies[k][left] = rule.task_scores(rule.scores(own[k][left][:, None]))[:, k]
+    return np.array([e.mean() for e in energies]), np.array([e.std(ddof=1) for e in energies])
+
+
+def joined(frozen: Float[np.ndarray, "N D"], adapted: Float[np.ndarray, "N m D"]) -> Float[np.ndarray, "N m E"]:
+    """Embeddings [frozen, adapted] in every task's space: signatures of the pair know how the two vary together."""
+    return np.concatenate([np.repeat(frozen[:, None], adapted.shape[1], axis=1), adapted], axis=2)

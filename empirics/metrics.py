@@ -1,0 +1,167 @@
+"""Measures of continual learning, from which task and class each test document got after each stage.
+
+`A[i, j]` is the accuracy on task j once tasks 0 to i are learned; NaN where j > i. Definitions: Chaudhry et al. 2018
+(average accuracy, forgetting), Lopez-Paz and Ranzato 2017 (backward transfer).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+
+from theory.errors import InputError
+
+
+def stage_matrix(right: Bool[np.ndarray, "m n"], task: Int[np.ndarray, " n"]) -> Float[np.ndarray, "m m"]:
+    """Share of the documents of task j that are right after stage i, NaN for tasks not learned yet.
+
+    Parameters
+    ----------
+    right : (m, n) bool array
+        After each stage; entries of documents of later tasks are not read.
+    task : (n,) int array
+
+    Raises
+    ------
+    InputError
+        If a task has no document.
+    """
+    m = right.shape[0]
+    counts = np.bincount(task, minlength=m)
+    if (counts == 0).any():
+        raise InputError("task", f"{int(np.argmin(counts))} has no test document; its accuracy is not defined")
+    sums = np.stack([np.bincount(task, row, minlength=m) for row in right.astype(np.float64)])
+    return np.where(np.tri(m, dtype=bool), sums / counts, np.nan)
+
+
+def average_accuracy(A: Float[np.ndarray, "m m"]) -> float:
+    """Mean accuracy over tasks after the last stage (every task counts the same)."""
+    return float(A[-1].mean())
+
+
+def cumulative_average(A: Float[np.ndarray, "m m"]) -> float:
+    """Mean over stages of the mean accuracy over the tasks learned so far."""
+    return float(np.mean([row[: i + 1].mean() for i, row in enumerate(A)]))
+
+
+def forgetting(A: Float[np.ndarray, "m m"]) -> float:
+    """Mean fall from the best accuracy that a task ever had before the last stage; 0 for a single task.
+
+    Without a task's name the accuracy of an early task falls as soon as there are more tasks to take it for, even if nothing
+    that was learned is lost: compare with the forgetting of `joint` and with the retrieval matrix.
+    """
+    return float(np.mean(np.nanmax(A[:-1, :-1], axis=0) - A[-1, :-1])) if len(A) > 1 else 0.0
+
+
+def backward_transfer(A: Float[np.ndarray, "m m"]) -> float:
+    """Mean change of a task's accuracy from the stage that learned it to the last; 0 for a single task."""
+    return float(np.mean(A[-1, :-1] - np.diag(A)[:-1])) if len(A) > 1 else 0.0
+
+
+def forward_transfer(own: Float[np.ndarray, " m"], alone: Float[np.ndarray, " m"]) -> float:
+    """Mean gain of the tasks after the first over the same tasks learned alone, the task being told; 0 for a single task.
+
+    Parameters
+    ----------
+    own, alone : (m,) arrays
+        Accuracy of each task when it was learned, after the earlier ones and by an adapter trained alone.
+    """
+    return float(np.mean(own[1:] - alone[1:])) if len(own) > 1 else 0.0
+
+
+def batch_errors(
+    scores: Float[np.ndarray, "n m"], task: Int[np.ndarray, " n"], size: int, rng: np.random.Generator, repeats: int = 20
+) -> Float[np.ndarray, " m"]:
+    """Retrieval error of each task if the scores of `size` documents *of that task* are added before a task is retrieved.
+
+    A named control, not a method: that a batch holds one task only tells the method what it is asked. Published evaluations
+    whose loaders are sorted by task measure this number and report it as the error of a single query.
+
+    Parameters
+    ----------
+    scores : (n, m) array
+        Scores of single documents, smaller for likelier tasks.
+    task : (n,) int array
+    size : int
+        Documents a batch; a task of fewer gives one batch of all of them.
+    rng : numpy.random.Generator
+    repeats : int
+        Random ways to cut a task into batches that are averaged over.
+
+    Returns
+    -------
+    (m,) array
+        NaN for a task without documents.
+    """
+    if size < 1:
+        raise InputError("size", f"is {size}; a batch holds at least one document")
+    out = np.full(scores.shape[1], np.nan)
+    for k in range(scores.shape[1]):
+        own = scores[task == k]
+        if not len(own):
+            continue
+        width = min(size, len(own))
+        whole = len(own) // width
+        wrong = [
+            (own[rng.permutation(len(own))[: whole * width]].reshape(whole, width, -1).sum(axis=1).argmin(axis=1) != k).mean()
+            for _ in range(1 if width in (1, len(own)) else repeats)
+        ]
+        out[k] = float(np.mean(wrong)) if width > 1 else float((own.argmin(axis=1) != k).mean())
+    return out
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two methods on the same samples.
+
+    Attributes
+    ----------
+    difference : float
+        Error rate of the first less that of the second.
+    low, high : float
+        Its interval (Bonett and Price 2012, adjusted Wald for matched pairs: approximate, good from a few discordant pairs on).
+    p : float
+        Exact McNemar test of equal rates (two-sided, binomial on the discordant samples).
+    only_first, only_second : int
+        Samples that only the one gets wrong.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    only_first: int
+    only_second: int
+
+
+def paired(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"], confidence: float = 0.95) -> Paired:
+    """Compare the errors of two methods on the same samples.
+
+    Raises
+    ------
+    InputError
+        If the two are not as long as one another, or empty.
+    """
+    if first.shape != second.shape or first.ndim != 1 or not first.size:
+        raise InputError("second", f"has shape {second.shape}, the first {first.shape}; both must judge the same samples, at least one")
+    n = first.size
+    a, b = int((first & ~second).sum()), int((~first & second).sum())
+    p = float(stats.binomtest(a, a + b, 0.5).pvalue) if a + b else 1.0
+    pa, pb = (a + 1) / (n + 2), (b + 1) / (n + 2)
+    half = float(stats.norm.isf((1 - confidence) / 2)) * np.sqrt((pa + pb - (pa - pb) ** 2) / (n + 2))
+    return Paired((a - b) / n, max(-1.0, pa - pb - half), min(1.0, pa - pb + half), p, a, b)
+
+
+def resampled_interval(values: Float[np.ndarray, " s"], test_over_train: float, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Interval of a mean over seeds that deal the same documents anew; None for one seed.
+
+    Splits of one pool overlap, so that results of seeds are not independent and their plain t interval is too narrow; the
+    variance is inflated by the ratio of test to training sizes (Nadeau and Bengio 2003). Approximate.
+    """
+    if len(values) < 2:
+        return None
+    half = stats.t.isf((1 - confidence) / 2, len(values) - 1) * np.sqrt((1 / len(values) + test_over_train) * np.var(values, ddof=1))
+    return float(np.mean(values) - half), float(np.mean(values) + half)
