@@ -26,9 +26,11 @@ mutants: $(VENV)/.ready
 	"$(BIN)/python" -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[mutants]"
 	rm -rf mutants
 	OMP_NUM_THREADS=1 "$(BIN)/mutmut" run --max-children 2
-	"$(BIN)/mutmut" results | grep -v ': timeout' | tee mutants/survivors.txt
-	@status=0; for name in $$(grep -o 'theory[^: ]*' mutants/survivors.txt); do \
-	  grep -qF "$$name |" tests/theory/mutants.md || { echo "not in tests/theory/mutants.md: $$name"; status=1; }; done; exit $$status
+	"$(BIN)/mutmut" results > mutants/results.txt
+	@grep -av ': timeout' mutants/results.txt | sed -n 's/^ *\(theory[^ ]*\): .*/\1/p' > mutants/survivors.txt
+	@status=0; while read -r name; do \
+	  grep -aqF "| $$name |" tests/theory/mutants.md || { echo "not in tests/theory/mutants.md: $$name"; status=1; }; \
+	done < mutants/survivors.txt; exit $$status
 
 bench: $(VENV)/.ready
 	"$(BIN)/python" benchmarks/scoring.py

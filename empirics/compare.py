@@ -11,7 +11,6 @@ from scipy import stats
 
 from theory.bound import Assumption, Bound
 from theory.certificates import Measured, misfit_floor
-from theory.mixture import QueryLaw, Signatures
 
 # Draws a cluster that stand for the law of its squared distance.
 _DISTANCE_DRAWS = 4000
@@ -26,18 +25,6 @@ class Distances:
     measured: dict[int, Float[np.ndarray, " n"]]
     predicted: dict[int, Float[np.ndarray, " p"]]
     dimension: int
-
-
-def predicted_distances(signatures: Signatures, law: QueryLaw, rng: np.random.Generator) -> dict[int, Float[np.ndarray, " p"]]:
-    """Draws of ``Q_kt(u)`` for each true cluster under the query law."""
-    out = {}
-    for t in np.unique(law.cluster):
-        part = law.members(cluster=int(t))
-        own = QueryLaw(law.means[part], law.covariances[part], law.task[part], law.cluster[part], law.weights[part])
-        x, _ = own.sample(_DISTANCE_DRAWS, rng)
-        space = 0 if law.shared else int(signatures.task[t])
-        out[int(t)] = signatures.gaussians.mahalanobis(x[:, space], np.array([t]))[:, 0]
-    return out
 
 
 def judge_law(measured: Measured, predicted: Bound, distances: Distances, clusters: Int[np.ndarray, " k"]) -> dict[str, Any]:
@@ -84,11 +71,12 @@ def judge_law(measured: Measured, predicted: Bound, distances: Distances, cluste
     }
 
 
-def judge_rung(bound: Bound, measured: Measured, law: dict[str, Any]) -> dict[str, Any]:
+def judge_rung(bound: Bound, measured: Measured, law: dict[str, Any], exchangeable: bool = True) -> dict[str, Any]:
     """A rung as it stands in the report.
 
     `holds` says that the measured interval does not lie above the value. `guarantee` says that it may be relied on: not
-    vacuous, not contradicted, and under no rejected law (only A0 needs none).
+    vacuous, not contradicted, and under no rejected law; A0 needs no law, but held-out and test samples from one pool
+    (`exchangeable`).
     """
     holds = measured.low <= bound.value
     free = bound.level is Assumption.A0
@@ -105,5 +93,5 @@ def judge_rung(bound: Bound, measured: Measured, law: dict[str, Any]) -> dict[st
         **bound.to_dict(),
         "holds": holds,
         "broken_assumption": broken,
-        "guarantee": bool(holds and not bound.vacuous and (free or law["verdict"] == "not rejected")),
+        "guarantee": bool(holds and not bound.vacuous and (exchangeable if free else law["verdict"] == "not rejected")),
     }

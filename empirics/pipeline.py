@@ -101,6 +101,9 @@ def run(config: RunConfig, folder: Path, *, quiet: bool = False) -> Report:
         "schema": SCHEMA,
         "config": config.model_dump(mode="json"),
         "environment": {**environment(), "accelerator": torch.cuda.get_device_name() if backbone.device.type == "cuda" else None},
+        "stream": stream.name,
+        "exchangeable": stream.exchangeable,
+        "left_out": list(stream.left_out),
         "tasks": [{"name": t.name, "classes": list(t.classes)} for t in stream.tasks],
         "documents": {p: int(stream.where(p).size) for p in ("train", "query", "test", "reservoir")},
         "training": {},
@@ -217,7 +220,7 @@ def evaluate(folder: Path, clock: PhaseClock) -> Report:
                     law = _load_law(folder / "laws" / f"{key}-{name}.safetensors", name)
                 rng = generator(config.seed, "simulation", arm, name)
                 found = _certified(ladder(rule, law, rng=rng, **_settings(config.bounds)), query, key, config)
-                arms.append(_judged(arm, dimension, found, rule, law, test, config, class_names, rng))
+                arms.append(_judged(arm, dimension, found, rule, law, test, config, class_names, about.get("exchangeable", True), rng))
                 slack_frames.append(_slack(found, arms[-1]).assign(arm=arm, dimension=dimension, law=name))
                 frames.append(found.frame().assign(arm=arm, dimension=dimension, law=name))
                 pair_frames.append(pd.DataFrame(asdict(found.pairs)).assign(arm=arm, dimension=dimension, law=name))
@@ -406,6 +409,7 @@ def _judged(
     test: pd.DataFrame,
     config: RunConfig,
     class_names: list[str],
+    exchangeable: bool,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     key, signatures = f"{arm}-{dimension}", rule.signatures
@@ -422,7 +426,7 @@ def _judged(
             "name": name,
             "measured": measured.to_dict(),
             "law": judged,
-            "rungs": {rung: judge_rung(b, measured, judged) for rung, b in rungs.items()},
+            "rungs": {rung: judge_rung(b, measured, judged, exchangeable) for rung, b in rungs.items()},
         }
 
     cluster_names = class_names if _by_class(law.name, config) else signatures.names

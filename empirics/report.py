@@ -140,6 +140,10 @@ _LEGEND = (
     "test samples: the number is shown, and is no guarantee. ! means the measured error contradicts it. "
     "L8 needs no law; it and L6 hold with the confidence above."
 )
+_NOT_EXCHANGEABLE = (
+    "The data gave the split, or its parts hold the classes in other proportions: query and test documents are not known to come from one "
+    "pool. L8 and the conformal sets then say nothing of test documents, and L8 is marked [x]."
+)
 
 
 def _cell(rung: RungRow) -> str:
@@ -218,7 +222,9 @@ def _markdown_table(header: list[str], body: list[list[str]]) -> str:
 def markdown(report: Report) -> str:
     """The report as Markdown."""
     run, config = report.run, report.run["config"]
-    parts = [f"# Verified run: {config['stream']['name']}, seed {config['seed']}", verdict(report), _LEGEND]
+    parts = [f"# Verified run: {run.get('stream', config['stream']['name'])}, seed {config['seed']}", verdict(report), _LEGEND]
+    if not run.get("exchangeable", True):
+        parts.append(_NOT_EXCHANGEABLE)
     for arm in report.arms:
         parts.append(f"## {_ARM[arm.arm]}, dimension {arm.dimension}, query law: {arm.law}")
         parts.append(_markdown_table(*_rows([*arm.tasks, arm.overall])))
@@ -281,6 +287,8 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_table("Other retrievals and query laws, overall", *_rows(units)))
     console.print(_table("Retrieval and accuracy", *_retrieval_rows(report)))
     console.print(Text(_LEGEND))
+    if not report.run.get("exchangeable", True):
+        console.print(Text(_NOT_EXCHANGEABLE, style="bold"))
 
 
 def _bound_cell(bound: Bound) -> str:

@@ -74,7 +74,7 @@ def fit_projection(reference: Float[np.ndarray, "n D"], dimension: int) -> Proje
     if dimension == D:
         return Projection(mean, np.eye(D))
     if dimension > min(n - 1, D):
-        raise InputError("signature.dimension", f"{dimension} exceeds what {n} reservoir documents of dimension {D} span; lower it")
+        raise InputError("signature.dimension", f"{dimension} exceeds what {n} reference documents of dimension {D} span; lower it")
     _, _, rows = np.linalg.svd(reference - mean, full_matrices=False)
     axes = rows[:dimension]
     # Singular vectors are unique up to sign; fixing it keeps runs comparable.

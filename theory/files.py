@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from theory.errors import InputError
+from theory.lowrank import LowRankGaussians, LowRankSignatures
 from theory.mixture import QueryLaw, Signatures
 
 
@@ -42,11 +43,18 @@ def _need(path: Path | str, arrays: dict[str, np.ndarray], *names: str) -> None:
 
 
 def read_signatures(path: Path | str) -> Signatures:
-    """Signatures from `means` (K, d), `covariances` (K, d, d), `task` (K,), and optional `weights` (K,), `counts` (K,)."""
+    """Signatures from `means` (K, d), `covariances` (K, d, d), `task` (K,), and optional `weights` (K,), `counts` (K,).
+
+    Instead of `covariances`, `factors` (K, d, r) and `diagonals` (K, d) give `theory.lowrank.LowRankSignatures`.
+    """
     arrays = read_arrays(path)
-    _need(path, arrays, "means", "covariances", "task")
+    factored = "factors" in arrays and "covariances" not in arrays
+    _need(path, arrays, "means", "task", *(("factors", "diagonals") if factored else ("covariances",)))
+    rest = (arrays["task"], arrays.get("weights"), arrays.get("counts"))
     try:
-        return Signatures(arrays["means"], arrays["covariances"], arrays["task"], arrays.get("weights"), arrays.get("counts"))
+        if factored:
+            return LowRankSignatures(LowRankGaussians(arrays["means"], arrays["factors"], arrays["diagonals"]), *rest)
+        return Signatures(arrays["means"], arrays["covariances"], *rest)
     except InputError as error:
         raise InputError(f"{path}: {error.argument}", error.problem) from None
 

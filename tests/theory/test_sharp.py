@@ -909,7 +909,8 @@ def test_bases_of_margins_at_the_ends_of_the_floats():
     assert _base(LAW([0.0], 0.0, 0.0, 3.0)) == LOG_IMPOSSIBLE
     assert just_above(_base(LAW([0.0], 0.0, 0.0, 3.0), 5.0), -1.5, 1e-7)
     # Where the exponential moments leave the floats, there is still the largest exponent that they hold, or none.
-    assert LOG_IMPOSSIBLE <= _base(LAW([0.0], 0.0, 1.0, 1e300)) < -1e300
+    for law in (LAW([0.0], 0.0, 1.0, 1e300), LAW([0.0], 0.0, 1e-10, 1e302)):
+        assert LOG_IMPOSSIBLE <= _base(law) < -1e300
     assert 0 <= _base(LAW([0.0], 0.0, 1.0, -1e307)) < np.inf
 
 

@@ -251,7 +251,7 @@ def criterion_of(signatures: Signatures, law: QueryLaw | None = None, *, eps: fl
         If eps is outside (0, 1), or law and signatures do not fit.
     """
     check_inside_unit("eps", eps)
-    signatures = dataclasses.replace(signatures, weights=None)
+    signatures = Signatures(signatures.means, signatures.covariances, signatures.task, None, signatures.counts, signatures.names)
     law = well_specified(signatures) if law is None else law
     known, d, log_dets = len(signatures), signatures.dimension, signatures.gaussians.log_dets
     # NumPy would read an index of -1 as the last component.
