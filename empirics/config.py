@@ -7,10 +7,10 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from theory.errors import InputError
 
@@ -111,9 +111,16 @@ class SignatureConfig(Group):
         "ledoit-wolf", description="estimator of a component's covariance"
     )
     dimension: int = Field(32, ge=1, description="principal components of the reservoir that signatures live in")
+    pool: float = Field(0.0, ge=0, le=1, description="share of the task's covariance within components in each component's own")
     rank: int = Field(8, ge=1, description="factors of a low-rank covariance, at most dimension - 1")
     components: int = Field(6, ge=1, description="components a task of a mixture; a Dirichlet process starts from so many")
     min_samples: int = Field(8, ge=3, description="a component of a mixture that holds fewer samples is dropped")
+
+    @model_validator(mode="after")
+    def _pooled_is_dense(self) -> Self:
+        if self.pool > 0 and self.covariance in ("diagonal", "low-rank"):
+            raise ValueError(f"pool needs a dense covariance, not {self.covariance}: set pool to 0 or covariance to ledoit-wolf")
+        return self
 
 
 class HeadConfig(Group):

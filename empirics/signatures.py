@@ -14,7 +14,9 @@ Both mixtures serve to find the clusters: with diagonal covariances, in units of
 task. Samples then go to the likeliest component, a component of fewer than `min_samples` is dropped and its samples go to the
 next, and each component is fitted to its own samples like a class. Weights are shares of samples, and count in the rule.
 
-How a component's covariance is estimated (`covariance`): `empirics.estimators`.
+How a component's covariance is estimated (`covariance`): `empirics.estimators`. A share `pool` of it is the task's covariance
+within components, estimated likewise: components of few samples borrow from their siblings, as in regularised discriminant
+analysis (Friedman 1989), and no other task is looked at.
 """
 
 from __future__ import annotations
@@ -139,8 +141,12 @@ def fit_task_signature(
         parts = [factored_gaussian(x[g], config.covariance, config.rank, what) for g, what in zip(groups, whats, strict=True)]
         means, factors, diagonals = (np.stack(column) for column in zip(*parts, strict=True))
         return TaskSignature(means, None, factors, diagonals, weights, counts)
-    means, covariances = zip(*(shrunk_gaussian(x[g], config.covariance, w) for g, w in zip(groups, whats, strict=True)), strict=True)
-    return TaskSignature(np.stack(means), np.stack(covariances), None, None, weights, counts)
+    fitted = [shrunk_gaussian(x[g], config.covariance, what) for g, what in zip(groups, whats, strict=True)]
+    means, covariances = (np.stack(column) for column in zip(*fitted, strict=True))
+    if config.pool > 0 and len(groups) > 1:
+        within = np.concatenate([x[g] - mean for g, mean in zip(groups, means, strict=True)])
+        covariances = (1 - config.pool) * covariances + config.pool * shrunk_gaussian(within, config.covariance, f"task {name}")[1]
+    return TaskSignature(means, covariances, None, None, weights, counts)
 
 
 def _clusters(

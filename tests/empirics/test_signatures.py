@@ -277,3 +277,22 @@ def test_a_full_covariance_that_cannot_be_had_is_refused_before_anything_is_made
     with pytest.raises(InputError, match=r"signature\.covariance"):
         run(config, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_pooled_share_moves_covariances_towards_that_within_the_task_and_leaves_means():
+    rng = np.random.default_rng(0)
+    label = np.repeat([0, 1], [40, 400])
+    x = rng.standard_normal((440, 4)) * np.where(label[:, None] == 0, 3.0, 1.0) + 10 * label[:, None]
+    own, half, tied = (
+        fit_task_signature(x, label, "t", SignatureConfig(dimension=4, pool=share), np.random.default_rng(0)) for share in (0.0, 0.5, 1.0)
+    )
+    assert np.array_equal(own.means, tied.means)
+    assert tied.covariances[0] == pytest.approx(tied.covariances[1])
+    assert half.covariances == pytest.approx((own.covariances + tied.covariances) / 2)
+    # Nearly all samples are of the narrow class.
+    assert tied.covariances[0].trace() == pytest.approx(4 * (40 * 9 + 400) / 440, rel=0.2)
+
+
+def test_a_pooled_share_of_factored_covariances_is_refused():
+    with pytest.raises(ValueError, match="pool needs a dense covariance"):
+        SignatureConfig(covariance="low-rank", pool=0.5)
