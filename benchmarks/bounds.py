@@ -19,7 +19,8 @@ import mpmath
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from theory import QuadraticLaw, Signatures, separation, tail_probability
+from theory import QuadraticLaw, Rule, Signatures, separation, tail_probability
+from theory.margin import score_forms
 
 REPEATS, PAIRS = 9, 20
 
@@ -86,7 +87,9 @@ def exact_pair(rng: np.random.Generator) -> None:
         truth = _reference(w, 2 * scale * a * np.sqrt(lam), float(scale**2 * (a * a).sum() + constant))
         means = np.stack([np.zeros(d), -(B / np.sqrt(lam)) @ (scale * a)])
         sig = Signatures(means, np.stack([B @ B.T, (B / lam) @ B.T]), np.array([0, 1]))
-        L, W = np.linalg.cholesky(sig.covariances[0]), sig.gaussians.whiteners[1]
+        rule, factor = Rule(sig), np.linalg.cholesky(sig.covariances[0])
+        # The query's own score is one form, shared by all its pairs.
+        own = score_forms(rule, np.array([0]), None, means[0], factor)
         kappa = sig.constants[1] - sig.constants[0]
         precision = np.linalg.inv(sig.covariances)
         form = {
@@ -95,11 +98,9 @@ def exact_pair(rng: np.random.Generator) -> None:
             "q0": float(means[1] @ precision[1] @ means[1] + kappa),
         }
 
-        def ours(L=L, W=W, means=means, kappa=kappa, d=d) -> float:
-            F = W @ L
-            at = W @ (means[0] - means[1])
-            law = QuadraticLaw.of_forms((F.T @ F - np.eye(d))[None], 2 * (F.T @ at)[None], np.array([at @ at + kappa]))
-            return float(tail_probability(law).log_p[0])
+        def ours(rule=rule, factor=factor, own=own, means=means) -> float:
+            A, b, c = score_forms(rule, np.array([1]), None, means[0], factor)
+            return float(tail_probability(QuadraticLaw.of_forms(A - own[0], b - own[1], c - own[2])).log_p[0])
 
         def theirs(sig=sig, means=means, form=form) -> float:
             with warnings.catch_warnings():

@@ -183,8 +183,9 @@ def _grams(whiteners: Float[np.ndarray, "n d d"], factor: Float[np.ndarray, "d D
         product = dtrmm(1.0, whiteners[s].T, factor.T, side=1, lower=0)
         F[s] = product.T
         gram, _ = dlauum(product, lower=0)
-        np.copyto(A[s], gram.T)
-        A[s] += np.tril(A[s], -1).T
+        # Below the diagonal it is zero, so that both halves are one sum, which counts the diagonal twice.
+        np.add(gram.T, gram, out=A[s])
+        A[s].flat[:: d + 1] /= 2
     return F, A
 
 
