@@ -35,6 +35,7 @@ mutants: $(VENV)/.ready
 bench: $(VENV)/.ready
 	"$(BIN)/python" benchmarks/scoring.py
 	"$(BIN)/python" benchmarks/adapters.py
+	"$(BIN)/python" benchmarks/bounds.py
 
 lint: $(VENV)/.ready
 	"$(BIN)/python" -m pip install --disable-pip-version-check -q -c constraints.txt ruff

@@ -34,7 +34,7 @@ _CHUNK_BYTES = 64 * 2**20
 _PACKED_BYTES = 640 * 2**20
 _BLOCK = 96
 # Rows of a packed matrix's strips are at least this many, and there are at most eight strips.
-_STRIP = 32
+_STRIP = 64
 # Relative error from rounding in the products at which a pair is computed by itself.
 _TOLERATED = 1e-9
 
