@@ -67,10 +67,80 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")], quiet:
     _show(evaluate(run, PhaseClock(quiet)))
 
 
+@app.command()
+def ablate(
+    out: Annotated[Path | None, typer.Option(help="Folder of the ablation; runs/ablation-NAME-seedN by default.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML or TOML file of settings of the base.")] = None,
+    preset: Annotated[str, typer.Option(help="Shipped settings of the base to start from.")] = "default",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override one setting of the base: group.key=value.")] = None,
+    variants: Annotated[
+        Path | None, typer.Option(help="YAML or TOML file {group: {name: {settings}}}; shipped by default.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run this group of variants only. May be repeated.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print ablation.json.")] = False,
+    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+) -> None:
+    """Set variants of a run against it: composition, signatures, dimension. A folder that holds some of them is continued."""
+    from empirics.ablation import ablate as ablated
+    from empirics.ablation import chosen_variants, read_variants
+    from empirics.ablation_table import print_ablation
+    from empirics.config import load_config
+
+    base = load_config(config, preset, set_ or [])
+    folder = out or Path("runs") / f"ablation-{preset}-seed{base.seed}"
+    summary = ablated(base, chosen_variants(read_variants(base, variants), only or []), folder, quiet=quiet)
+    if json_:
+        print(json.dumps(summary, allow_nan=False))
+        return
+    print_ablation(summary, Console(width=None if sys.stdout.isatty() else 180, highlight=False))
+    print(f"\nThe runs lie in {folder / 'runs'}; the table is {folder / 'ablation.md'}")
+
+
 def _show(found: object) -> None:
     from empirics.report import print_report
 
     print_report(found, Console(width=None if sys.stdout.isatty() else 150))
+
+
+@app.command()
+def compare(
+    stream: Annotated[str | None, typer.Option(help="Shipped stream, such as text-5t or news-4t; the settings' own by default.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML or TOML file of settings, instead of --stream.")] = None,
+    preset: Annotated[str, typer.Option(help="Shipped settings to start from.")] = "compare",
+    seeds: Annotated[int | None, typer.Option(help="Seeds: each deals the documents and draws everything anew.")] = None,
+    orders: Annotated[int | None, typer.Option(help="Task orders for each seed: the stream's own, then random ones.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Names of methods, with commas between them; all by default.")] = None,
+    reference: Annotated[str | None, typer.Option(help="Method that the others are tested against.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override one setting: group.key=value. May be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder, continued if it holds the same comparison; runs/compare-STREAM-seedS.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print comparison.json.")] = False,
+    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+) -> None:
+    """Compare PROTEUS with its rivals and controls on the same documents, over seeds and task orders."""
+    from empirics.comparison import compare as compared
+    from empirics.config import load_config
+    from empirics.standings import print_comparison
+
+    if stream is not None and config is not None:
+        raise InputError("--stream", "cannot be given beside --config, which names the stream; leave one of them out")
+    options = {
+        "stream.name": stream,
+        "compare.seeds": seeds,
+        "compare.orders": orders,
+        "compare.methods": None if methods is None else [name.strip() for name in methods.split(",")],
+        "compare.reference": reference,
+    }
+    # JSON's strings are YAML's: a name may hold any character.
+    given = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    settings = load_config(config, preset, [*given, *(set_ or [])])
+    name = settings.stream.name if settings.stream.path is None else settings.stream.path.stem
+    folder = out or Path("runs") / f"compare-{name}-seed{settings.seed}"
+    summary = compared(settings, folder, quiet=quiet)
+    if json_:
+        print(json.dumps(summary, allow_nan=False))
+        return
+    print_comparison(summary, Console(width=None if sys.stdout.isatty() else 150, highlight=False))
+    print(f"\nThe comparison lies in {folder}; the table is {folder / 'comparison.md'}")
 
 
 @app.command()

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -123,6 +123,15 @@ class SignatureConfig(Group):
         return self
 
 
+class RunSignatureConfig(SignatureConfig):
+    """What summarises a task of a run, which trains the task's adapter too."""
+
+    held_out: float = Field(0.0, ge=0, le=0.9, description="share of each class's training documents that the adapter is not trained on")
+    source: Literal["held-out", "trained", "both"] = Field(
+        "held-out", description="which of the two then give the signature; of no effect if nothing is held out"
+    )
+
+
 class HeadConfig(Group):
     """What predicts a class once the task is retrieved."""
 
@@ -160,7 +169,7 @@ class CompareConfig(Group):
     orders: int = Field(1, ge=1, description="task orders for each seed: the stream's own, then random ones")
     methods: tuple[str, ...] | None = Field(None, min_length=1, description="names of methods; all if null")
     reference: str = Field("proteus", description="method that the others are tested against")
-    batches: tuple[int, ...] = Field((4, 16, 64), description="sizes of task-pure batches of the leak control")
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field((4, 16, 64), description="sizes of task-pure batches of the leak control")
     random_features: int = Field(2000, ge=1, description="width of the ridge rival's random projection")
     keys: int = Field(5, ge=1, description="keys a task of the key-matching rival")
     replayed: int = Field(64, ge=2, description="features drawn a class by the replay rival")
@@ -175,7 +184,7 @@ class RunConfig(Group):
     backbone: BackboneConfig = BackboneConfig()
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig = TrainingConfig()
-    signature: SignatureConfig = SignatureConfig()
+    signature: RunSignatureConfig = RunSignatureConfig()
     query_law: QueryLawConfig = QueryLawConfig()
     head: HeadConfig = HeadConfig()
     bounds: BoundsConfig = BoundsConfig()
@@ -223,11 +232,22 @@ def load_config(path: Path | None = None, preset: str = "default", overrides: Se
         raise InputError("--preset", f"{preset!r} is unknown; choose from {', '.join(presets())}")
     data = yaml.safe_load(resources.files("empirics").joinpath("configs", f"{preset}.yaml").read_text("utf-8")) or {}
     if path is not None:
-        data = _merged(data, _read(path))
+        data = _merged(data, read_table(path))
         # On its own first, so that a fault of an override is not laid on the file.
         _validated(data, str(path))
     data = _overridden(data, overrides)
     return cast(RunConfig, _validated(data, "--set" if overrides else str(path or preset)))
+
+
+def changed_config(config: RunConfig, changes: dict[str, Any], source: str) -> RunConfig:
+    """The same settings but for some groups of changes such as ``{"training": {"epochs": 2}}``.
+
+    Raises
+    ------
+    InputError
+        As `load_config`, laid on `source`.
+    """
+    return cast(RunConfig, _validated(_merged(config.model_dump(), changes), source))
 
 
 def load_certify_config(options: dict[str, Any], overrides: Sequence[str] = ()) -> CertifyConfig:
@@ -290,7 +310,14 @@ def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return out
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_table(path: Path) -> dict[str, Any]:
+    """A YAML or TOML file that holds a table.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is malformed, or holds something else.
+    """
     try:
         text = path.read_text("utf-8")
         data = tomllib.loads(text) if path.suffix.lower() == ".toml" else yaml.safe_load(text)

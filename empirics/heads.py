@@ -9,10 +9,12 @@ from jaxtyping import Float, Int
 from scipy.linalg import cho_factor, cho_solve
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from empirics.config import HeadConfig
 from empirics.seeding import sklearn_seed
+from theory.errors import InputError
 
 # Ridge penalties that are tried, as RanPAC does: the right one spans many orders with width and sample size.
 _PENALTIES = 10.0 ** np.arange(-6, 7)
@@ -49,20 +51,36 @@ class RandomProjectionRidge(ClassifierMixin, BaseEstimator):
             self.__dict__.pop(name, None)
         return self.partial_fit(X, y)
 
-    def partial_fit(self, X: Float[np.ndarray, "n d"], y: np.ndarray) -> Self:
-        """Add samples, of known or of new classes."""
+    def partial_fit(self, X: Float[np.ndarray, "n d"], y: np.ndarray, classes: np.ndarray | None = None) -> Self:
+        """Add samples, of known or of new classes.
+
+        Parameters
+        ----------
+        X : (n, d) array
+        y : (n,) array
+        classes : array, optional
+            Checked to hold the classes of y; otherwise not needed, since classes may always be added.
+
+        Raises
+        ------
+        InputError
+            If it does not.
+        """
         first = not hasattr(self, "_gram")
         X, y = validate_data(self, X, y, reset=first, dtype=np.float64)
+        check_classification_targets(y)
+        if classes is not None and not np.isin(y, classes).all():
+            raise InputError("classes", "lacks classes that y holds; leave it out or name them all")
         rng = np.random.default_rng([self.random_state, 0 if first else int(self._seen)])
         if first:
             self._projection = rng.standard_normal((X.shape[1], self.width))
             self._gram, self._seen = np.zeros((self.width, self.width)), 0
             self.classes_, self._sums = np.empty(0, dtype=y.dtype), np.empty((self.width, 0))
-        classes = np.union1d(self.classes_, y)
-        sums = np.zeros((self.width, classes.size))
-        sums[:, np.searchsorted(classes, self.classes_)] = self._sums
-        self.classes_ = classes
-        H, Y = self._features(X), (y[:, None] == classes).astype(np.float64)
+        known = np.union1d(self.classes_, y)
+        sums = np.zeros((self.width, known.size))
+        sums[:, np.searchsorted(known, self.classes_)] = self._sums
+        self.classes_ = known
+        H, Y = self._features(X), (y[:, None] == known).astype(np.float64)
         back = rng.permutation(len(y)) < int(_HELD_BACK * len(y))
         gram, held = self._gram + H[~back].T @ H[~back], sums + H[~back].T @ Y[~back]
         losses = [((H[back] @ _ridge(gram, held, p) - Y[back]) ** 2).sum() for p in _PENALTIES] if back.any() else [0.0]
@@ -71,14 +89,21 @@ class RandomProjectionRidge(ClassifierMixin, BaseEstimator):
         self.coef_ = _ridge(self._gram, self._sums, self.penalty_)
         return self
 
-    def decision_function(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n C"]:
+    def indicators(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n C"]:
         """Regressed indicators of the classes."""
         check_is_fitted(self)
         return self._features(validate_data(self, X, reset=False, dtype=np.float64)) @ self.coef_
 
+    def decision_function(self, X: Float[np.ndarray, "n d"]) -> np.ndarray:
+        """The indicators; of two classes, as scikit-learn has it, the second less the first."""
+        found = self.indicators(X)
+        return found[:, 1] - found[:, 0] if self.classes_.size == 2 else found
+
     def predict(self, X: Float[np.ndarray, "n d"]) -> np.ndarray:
         """Class of the largest indicator."""
-        return self.classes_[self.decision_function(X).argmax(axis=1)]
+        # Before classes_ is looked up, so that an estimator that is not fitted says so.
+        best = self.indicators(X).argmax(axis=1)
+        return self.classes_[best]
 
     def _features(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n M"]:
         return np.maximum(X @ self._projection, 0.0)
@@ -86,7 +111,7 @@ class RandomProjectionRidge(ClassifierMixin, BaseEstimator):
 
 def _ridge(gram: Float[np.ndarray, "M M"], sums: Float[np.ndarray, "M C"], penalty: float) -> Float[np.ndarray, "M C"]:
     # In units of the mean diagonal: a penalty means the same for any scale of the features.
-    shift = penalty * np.trace(gram) / len(gram)
+    shift = penalty * (np.trace(gram) / len(gram) or 1.0)
     return cho_solve(cho_factor(gram + shift * np.eye(len(gram)), lower=True, overwrite_a=True), sums)
 
 

@@ -1,7 +1,8 @@
 """Measures of continual learning, from which task and class each test document got after each stage.
 
 `A[i, j]` is the accuracy on task j once tasks 0 to i are learned; NaN where j > i. Definitions: Chaudhry et al. 2018
-(average accuracy, forgetting), Lopez-Paz and Ranzato 2017 (backward transfer).
+(average accuracy, forgetting), Lopez-Paz and Ranzato 2017 (backward transfer). Forward transfer is not the latter's, who ask for the
+accuracy on a task before it is learned, which is chance where each task has classes of its own; see `forward_transfer`.
 """
 
 from __future__ import annotations
@@ -63,6 +64,9 @@ def backward_transfer(A: Float[np.ndarray, "m m"]) -> float:
 
 def forward_transfer(own: Float[np.ndarray, " m"], alone: Float[np.ndarray, " m"]) -> float:
     """Mean gain of the tasks after the first over the same tasks learned alone, the task being told; 0 for a single task.
+
+    The negative of the intransigence of Chaudhry et al. 2018, with a model trained on the task alone for reference (they train one on
+    all tasks so far).
 
     Parameters
     ----------
@@ -127,6 +131,8 @@ class Paired:
         Exact McNemar test of equal rates (two-sided, binomial on the discordant samples).
     only_first, only_second : int
         Samples that only the one gets wrong.
+    variance : float
+        Of one sample's difference, adjusted as in the interval, so that it is never zero.
     """
 
     difference: float
@@ -135,6 +141,7 @@ class Paired:
     p: float
     only_first: int
     only_second: int
+    variance: float
 
 
 def paired(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"], confidence: float = 0.95) -> Paired:
@@ -151,17 +158,63 @@ def paired(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"], confid
     a, b = int((first & ~second).sum()), int((~first & second).sum())
     p = float(stats.binomtest(a, a + b, 0.5).pvalue) if a + b else 1.0
     pa, pb = (a + 1) / (n + 2), (b + 1) / (n + 2)
-    half = float(stats.norm.isf((1 - confidence) / 2)) * np.sqrt((pa + pb - (pa - pb) ** 2) / (n + 2))
-    return Paired((a - b) / n, max(-1.0, pa - pb - half), min(1.0, pa - pb + half), p, a, b)
+    variance = pa + pb - (pa - pb) ** 2
+    half = float(stats.norm.isf((1 - confidence) / 2)) * np.sqrt(variance / (n + 2))
+    return Paired((a - b) / n, float(max(-1.0, pa - pb - half)), float(min(1.0, pa - pb + half)), p, a, b, variance)
 
 
-def resampled_interval(values: Float[np.ndarray, " s"], test_over_train: float, confidence: float = 0.95) -> tuple[float, float] | None:
-    """Interval of a mean over seeds that deal the same documents anew; None for one seed.
+@dataclass(frozen=True)
+class Resampled:
+    """A mean over seeds that deal the same documents anew.
+
+    Attributes
+    ----------
+    mean, low, high : float
+    p : float
+        Two-sided, of a mean of zero.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def resampled(values: Float[np.ndarray, " s"], test_over_train: float, confidence: float = 0.95, least: float = 0.0) -> Resampled:
+    """Corrected resampled t test and interval of a mean over seeds (Nadeau and Bengio 2003); approximate.
 
     Splits of one pool overlap, so that results of seeds are not independent and their plain t interval is too narrow; the
-    variance is inflated by the ratio of test to training sizes (Nadeau and Bengio 2003). Approximate.
+    variance is inflated by the ratio of test to training sizes.
+
+    Parameters
+    ----------
+    values : (s,) array
+        One a seed, at least two. Several results of one seed (as of several task orders) are averaged first: they share its documents.
+    test_over_train : float
+        Documents that measure, over documents that train.
+    confidence : float
+    least : float
+        Variance of the mean from the draw of the test documents alone. A few seeds may agree by chance, and all seeds may share
+        one test set: the mean is never taken to be known better than that.
+
+    Raises
+    ------
+    InputError
+        For fewer than two values.
     """
-    if len(values) < 2:
-        return None
-    half = stats.t.isf((1 - confidence) / 2, len(values) - 1) * np.sqrt((1 / len(values) + test_over_train) * np.var(values, ddof=1))
-    return float(np.mean(values) - half), float(np.mean(values) + half)
+    s = len(values)
+    if s < 2:
+        raise InputError("values", f"are {s}; an interval over seeds needs at least two")
+    mean = float(np.mean(values))
+    error = float(np.sqrt(max((1 / s + test_over_train) * np.var(values, ddof=1), least)))
+    half = float(stats.t.isf((1 - confidence) / 2, s - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, s - 1)) if error > 0 else float(mean == 0)
+    return Resampled(mean, mean - half, mean + half, p)
+
+
+def holm(p: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+    """Adjusted p-values that hold for all k tests together (Holm 1979), whatever their dependence."""
+    order = np.argsort(p, kind="stable")
+    out = np.empty(len(p))
+    out[order] = np.maximum.accumulate(np.minimum(1.0, (len(p) - np.arange(len(p))) * np.asarray(p)[order]))
+    return out

@@ -169,7 +169,9 @@ def peak_memory_bytes() -> int:
 
 
 class PeakMemory:
-    """Largest resident size of this process inside a `with` block, less that at its start; sampled fifty times a second.
+    """Largest resident size of this process inside a `with` block, less that at its start; sampled fifty times a second and at the end.
+
+    Approximate: memory that earlier work left to the process is used again without being seen, and a GPU's own is not counted.
 
     Attributes
     ----------
@@ -188,11 +190,16 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._done.wait(0.02):
-            self.bytes = max(self.bytes, self._process.memory_info().rss - self._before)
+            self._look()
+
+    def _look(self) -> None:
+        self.bytes = max(self.bytes, self._process.memory_info().rss - self._before)
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
+        # What is over before the first sample is seen at least by what it leaves.
+        self._look()
 
 
 class PhaseClock:

@@ -9,14 +9,28 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from empirics.config import StreamConfig
+from empirics.config import RunSignatureConfig, StreamConfig
 from empirics.corpora import corpus, digits, mnist
 from empirics.documents import PARTS, Documents, Input, Modality, Task, column, select_tasks, usable
 from empirics.hub import HUB_STREAMS, read_hub
+from empirics.seeding import generator
 from empirics.tables import read_data
 from theory.errors import InputError
 
-__all__ = ["PARTS", "Stream", "Task", "build_stream", "deal", "deal_documents", "load_documents", "load_stream", "part_sizes", "same_mix"]
+__all__ = [
+    "PARTS",
+    "Stream",
+    "Task",
+    "TrainingParts",
+    "build_stream",
+    "deal",
+    "deal_documents",
+    "load_documents",
+    "load_stream",
+    "part_sizes",
+    "same_mix",
+    "training_parts",
+]
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,55 @@ class Stream:
         """Class over the whole stream, numbered task by task."""
         starts = np.cumsum([0, *(len(t.classes) for t in self.tasks)])
         return starts[self.task] + self.label
+
+
+@dataclass(frozen=True)
+class TrainingParts:
+    """Training documents of one task by what they are for; heads are fitted to all of them.
+
+    Attributes
+    ----------
+    adapter : (a,) int array
+        Documents that the adapter is trained on, in the order of the stream.
+    signature : (s,) int array
+        Documents that the signature is fitted to, in every space alike; those of the adapter if nothing is held out.
+    """
+
+    adapter: Int[np.ndarray, " a"]
+    signature: Int[np.ndarray, " s"]
+
+
+def training_parts(stream: Stream, config: RunSignatureConfig, seed: int) -> tuple[TrainingParts, ...]:
+    """What each task's training documents are for: `config.held_out` of each class, drawn at random, trains no adapter.
+
+    The draw depends on the seed, the task's name and the order of its documents in the stream, not on the other tasks.
+
+    Raises
+    ------
+    InputError
+        If a class is too small to leave three documents on either side, which estimators need.
+    """
+    out = []
+    for k, task in enumerate(stream.tasks):
+        own = stream.where("train", k)
+        if config.held_out == 0:
+            out.append(TrainingParts(own, own))
+            continue
+        rng = generator(seed, "held-out", task.name)
+        held = np.zeros(own.size, dtype=bool)
+        for c, name in enumerate(task.classes):
+            rows = np.flatnonzero(stream.label[own] == c)
+            count = round(config.held_out * rows.size)
+            if min(count, rows.size - count) < 3:
+                raise InputError(
+                    "signature.held_out",
+                    f"{config.held_out:g} leaves {rows.size - count} documents of {task.name}/{name} to train and {count} held out; "
+                    "both need at least 3: change it or raise stream.train_per_class",
+                )
+            held[rng.permutation(rows)[:count]] = True
+        signature = {"held-out": own[held], "trained": own[~held], "both": own}[config.source]
+        out.append(TrainingParts(own[~held], signature))
+    return tuple(out)
 
 
 def load_stream(config: StreamConfig, rng: np.random.Generator) -> Stream:

@@ -11,6 +11,9 @@ from empirics.methods.frozen import nearest_mean, ridge
 from empirics.methods.one_adapter import joint, sequential
 from empirics.methods.per_task import AdapterSet, at_random, by_arrow, by_keys, by_replay, by_signatures, told
 from empirics.methods.problem import Outcome, Problem
+from empirics.methods.retrieval import Remedy, Space
+
+Kind = Literal["composed", "independent"]
 
 
 @dataclass(frozen=True)
@@ -27,52 +30,38 @@ class Method:
     answer : callable
         From the problem (and the adapters) to the outcome.
     role : {"method", "rival", "control"}
+    remedy : str or None
+        How it scores by signatures (`empirics.methods.retrieval`); None if it fits none.
     """
 
     name: str
     about: str
-    adapters: Literal["composed", "independent"] | None
+    adapters: Kind | None
     answer: Callable[..., Outcome]
     role: Literal["method", "rival", "control"] = "rival"
+    remedy: Remedy | None = None
 
     def __call__(self, problem: Problem, sets: dict[str, AdapterSet]) -> Outcome:
         """Answer the problem, with the adapters that the method asks for."""
         return self.answer(problem) if self.adapters is None else self.answer(problem, sets[self.adapters])
 
 
-_SIGNATURES = partial(partial, by_signatures)
+def _by_signatures(
+    name: str, about: str, space: Space, remedy: Remedy, adapters: Kind = "composed", role: Literal["method", "rival"] = "method"
+) -> Method:
+    return Method(name, about, adapters, partial(by_signatures, space=space, remedy=remedy), role, remedy)
+
 
 METHODS = (
-    Method(
-        "proteus", "composed adapters, least energy (the published rule)", "composed", _SIGNATURES(space="adapted", remedy="none"), "method"
-    ),
-    Method("proteus-ratio", "composed adapters, ratio to a background", "composed", _SIGNATURES(space="adapted", remedy="ratio"), "method"),
-    Method(
-        "proteus-calibrated",
-        "composed adapters, energies standardised by each task's own law",
-        "composed",
-        _SIGNATURES(space="adapted", remedy="calibrated"),
-        "method",
-    ),
-    Method("proteus-angular", "composed adapters, angular rule", "composed", _SIGNATURES(space="adapted", remedy="angular"), "method"),
-    Method(
-        "proteus-joined",
-        "composed adapters, signatures of [frozen, adapted], ratio to a background",
-        "composed",
-        _SIGNATURES(space="joined", remedy="ratio"),
-        "method",
-    ),
-    Method(
-        "frozen-signatures",
-        "composed adapters, retrieved by signatures of frozen features",
-        "composed",
-        _SIGNATURES(space="frozen", remedy="none"),
-    ),
-    Method(
-        "independent",
-        "an adapter trained alone for each task, ratio to a background",
-        "independent",
-        _SIGNATURES(space="adapted", remedy="ratio"),
+    _by_signatures("proteus", "composed adapters, least energy (the published rule)", "adapted", "none"),
+    _by_signatures("proteus-ratio", "composed adapters, ratio to a background", "adapted", "ratio"),
+    _by_signatures("proteus-calibrated", "composed adapters, energies standardised by each task's own law", "adapted", "calibrated"),
+    _by_signatures("proteus-angular", "composed adapters, angular rule", "adapted", "angular"),
+    _by_signatures("proteus-joined", "composed adapters, signatures of [frozen, adapted], ratio to a background", "joined", "ratio"),
+    _by_signatures("proteus-both", "composed adapters, frozen signatures plus the ratio of adapted ones", "both", "ratio"),
+    _by_signatures("frozen-signatures", "composed adapters, retrieved by signatures of frozen features", "frozen", "none", role="rival"),
+    _by_signatures(
+        "independent", "an adapter trained alone for each task, ratio to a background", "adapted", "ratio", "independent", "rival"
     ),
     Method("keys", "independent adapters, nearest K-means key of frozen features (S-Prompts)", "independent", by_keys),
     Method("replay", "independent adapters, task classifier on replayed statistics (HiDe)", "independent", by_replay),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import nn
 
 from empirics.adapters import Adapter, Units, installed
@@ -43,12 +43,13 @@ class Routed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply base and mixture."""
-        similarity = (x @ self.prototypes.T).abs() / TEMPERATURE
+        # Under autocast the product is of half precision, and a softmax is not.
+        similarity = (x @ self.prototypes.T).float().abs() / TEMPERATURE
         best = similarity.topk(self.top_k, dim=-1)
         self.gates = torch.zeros_like(similarity).scatter(-1, best.indices, best.values.softmax(dim=-1))
         out = self.base(x)
         for k, (a, b) in enumerate(zip(self.a, self.b, strict=True)):
-            out = out + self.gates[..., k : k + 1] * ((x @ a.T) @ b)
+            out = out + self.gates[..., k : k + 1].to(out.dtype) * ((x @ a.T) @ b)
         return out
 
 
@@ -78,7 +79,13 @@ def gate_shares(
         for rows in batches(source.lengths[indices], backbone.config.batch_size):
             hidden, mask = source.padded(indices[rows], backbone.device)
             suffix(backbone, hidden, mask)
-            weight = mask.to(hidden.dtype)[..., None]
-            shares = torch.stack([(module.gates * weight).sum(1) / weight.sum(1) for module in modules.values()]).mean(0)
-            out[rows] = shares.cpu().numpy()
+            out[rows] = torch.stack([_mean_gates(module, mask, backbone.modality) for module in modules.values()]).mean(0).cpu().numpy()
     return out
+
+
+def _mean_gates(module: Routed, mask: Bool[torch.Tensor, "n t"], modality: str) -> Float[torch.Tensor, "n m"]:
+    if modality == "image":
+        # Nothing is padded, and convolutional blocks change the number of tokens, so that the mask does not fit.
+        return module.gates.mean(1)
+    weight = mask.to(module.gates.dtype)[..., None]
+    return (module.gates * weight).sum(1) / weight.sum(1)

@@ -16,14 +16,12 @@ def nearest_mean(problem: Problem) -> Outcome:
     x, start = problem.source.frozen.astype(np.float64), time.perf_counter()
     own, test = problem.stream.where("train"), problem.stream.where("test")
     cluster = problem.stream.cluster
-    means = np.stack([x[own[cluster[own] == c]].mean(axis=0) for c in range(problem.starts[-1])])
+    means = np.stack([x[own[cluster[own] == c]].mean(axis=0) for c in range(problem.starts[-1])]).astype(np.float32)
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     fitted = time.perf_counter()
     scores = x[test] @ means.T / np.linalg.norm(x[test], axis=1, keepdims=True)
     seconds = {"train": 0.0, "fit": fitted - start, "test": time.perf_counter() - fitted}
-    return from_class_scores(
-        problem, lambda i: scores[:, : problem.starts[i + 1]], {"class means": means.astype(np.float32).nbytes}, seconds
-    )
+    return from_class_scores(problem, lambda i: scores[:, : problem.starts[i + 1]], {"class means": means.nbytes}, seconds)
 
 
 def ridge(problem: Problem) -> Outcome:
@@ -36,7 +34,7 @@ def ridge(problem: Problem) -> Outcome:
         start = time.perf_counter()
         head.partial_fit(x[own], problem.stream.cluster[own])
         fitted = time.perf_counter()
-        stages.append(head.decision_function(x[test]))
+        stages.append(head.indicators(x[test]))
         fit, answer = fit + fitted - start, time.perf_counter() - fitted
     width = head.width
     stored = {"head": head.coef_.nbytes, "Gram matrix and class sums": 8 * width * (width + head.coef_.shape[1])}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import warnings
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import logsumexp
+from scipy.special import log_softmax, logsumexp
 from sklearn.base import ClassifierMixin
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from empirics.adapters import Adapter, active
@@ -21,7 +23,7 @@ from empirics.heads import fit_head, head_bytes
 from empirics.images import item_bytes
 from empirics.methods.arrow import gate_shares
 from empirics.methods.problem import Outcome, Problem, from_task_scores
-from empirics.methods.retrieval import Remedy, joined, retrieve
+from empirics.methods.retrieval import Remedy, Space, fit_retrieval, joined
 from empirics.seeding import sklearn_seed
 from empirics.signatures import rule_tensors, signature_bytes
 from empirics.streams import Stream
@@ -50,6 +52,12 @@ class AdapterSet:
     predicted: Int[np.ndarray, "n m"]
     stored: dict[str, int]
     seconds: dict[str, float]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the set takes while methods use it."""
+        folded = sum(units.a.nbytes + units.b.nbytes for adapter in self.adapters for units in adapter.folded.values())
+        return self.z.nbytes + self.predicted.nbytes + folded + sum(map(adapter_bytes, self.adapters))
 
 
 def train_adapters(problem: Problem, config: AdapterConfig) -> AdapterSet:
@@ -99,33 +107,52 @@ def adapter_bytes(adapter: Adapter) -> int:
     return own + sum(s.nbytes for s in adapter.composition.values())
 
 
-def by_signatures(problem: Problem, adapted: AdapterSet, *, space: str, remedy: Remedy) -> Outcome:
+def by_signatures(problem: Problem, adapted: AdapterSet, *, space: Space, remedy: Remedy) -> Outcome:
     """Retrieve by Gaussian signatures (see `empirics.methods.retrieval`).
 
     Parameters
     ----------
     problem : Problem
     adapted : AdapterSet
-    space : {"adapted", "frozen", "joined"}
+    space : {"adapted", "frozen", "joined", "both"}
+        Where signatures live: in the adapted embeddings, the frozen ones, or the pair of both; "both" adds the scores of adapted
+        signatures to those of frozen ones, as if the two were independent given the class.
     remedy : {"none", "ratio", "angular", "calibrated"}
+        For adapted scores; frozen ones live in one space and need none.
     """
-    stream, frozen = problem.stream, problem.source.frozen
-    test, start = stream.where("test"), time.perf_counter()
-    x = {"adapted": lambda: adapted.z, "frozen": lambda: frozen[:, None], "joined": lambda: joined(frozen, adapted.z)}[space]()
+    stream, frozen, config = problem.stream, problem.source.frozen, problem.config.signature
+    test = stream.where("test")
+    parts: list[tuple[np.ndarray, Remedy]] = [(frozen[:, None], "none")] if space in ("frozen", "both") else []
+    if space != "frozen":
+        parts.append((joined(frozen, adapted.z) if space == "joined" else adapted.z, remedy))
     rng = problem.generator("retrieve", space, remedy)
-    stages = [retrieve(stream, x, i + 1, test, problem.config.signature, remedy, rng) for i in range(problem.tasks)]
-    rule = stages[-1].rule
-    tensors = rule_tensors(rule.signatures, rule.background)
-    stored = {**adapted.stored, "signatures": signature_bytes(rule.signatures)}
-    if rule.background is not None:
-        stored["background"] = sum(x.nbytes for name, x in tensors.items() if name.startswith("background"))
-    # Projections, and backgrounds in a new task's space, need these documents again.
-    stored["reservoir"] = documents_bytes(stream, stream.where("reservoir"))
-    seconds = {**adapted.seconds, "fit": adapted.seconds["fit"] + time.perf_counter() - start}
+    stages, fit, answer = [], 0.0, 0.0
+    for i in range(problem.tasks):
+        start = time.perf_counter()
+        fitted = [fit_retrieval(stream, x, i + 1, config, own, rng) for x, own in parts]
+        ready = time.perf_counter()
+        stages.append(np.sum([f.scores(x[test]) for f, (x, _) in zip(fitted, parts, strict=True)], axis=0))
+        fit, answer = fit + ready - start, time.perf_counter() - ready
+    stored = Counter(adapted.stored)
+    for f, (x, _) in zip(fitted, parts, strict=True):
+        stored["signatures"] += signature_bytes(f.rule.signatures)
+        if f.rule.background is not None:
+            tensors = rule_tensors(f.rule.signatures, f.rule.background)
+            stored["background"] += sum(x.nbytes for name, x in tensors.items() if name.startswith("background"))
+        if config.dimension != x.shape[2]:
+            stored["projections"] += 4 * sum(p.mean.size + p.axes.size for p in f.projections)
+            # When the next task changes the projections, signatures are fitted anew from these.
+            stored["training embeddings"] += 4 * stream.where("train").size * x.shape[2]
+    if stored["projections"] or stored["background"]:
+        # Projections, and backgrounds in a new task's space, need these documents again.
+        stored["reservoir"] = documents_bytes(stream, stream.where("reservoir"))
+    stored = {what: size for what, size in stored.items() if size}
     if space == "frozen":
         # One adapter pass, under the retrieved task's adapter.
-        seconds["test"] /= problem.tasks
-    return from_task_scores(problem, lambda i: stages[i].scores, adapted.predicted, stored, seconds)
+        return from_task_scores(problem, stages.__getitem__, adapted.predicted, stored, _one_pass(problem, adapted, fit, answer))
+    own = adapted.seconds
+    seconds = {"train": own["train"], "fit": own["fit"] + fit, "test": own["test"] + answer}
+    return from_task_scores(problem, stages.__getitem__, adapted.predicted, stored, seconds)
 
 
 def documents_bytes(stream: Stream, which: Int[np.ndarray, " k"]) -> int:
@@ -143,42 +170,49 @@ def by_keys(problem: Problem, adapted: AdapterSet) -> Outcome:
     rng, keys = problem.generator("keys"), []
     for k in range(problem.tasks):
         own = frozen[problem.train(k)]
-        count = min(problem.config.compare.keys, len(own))
-        keys.append(KMeans(count, n_init=4, random_state=sklearn_seed(rng)).fit(own).cluster_centers_)
+        count = min(problem.config.compare.keys, len(np.unique(own, axis=0)))
+        keys.append(KMeans(count, n_init=4, random_state=sklearn_seed(rng)).fit(own).cluster_centers_.astype(np.float32))
     fitted = time.perf_counter()
     asked = frozen[problem.stream.where("test")]
     scores = np.stack([((asked[:, None] - centres) ** 2).sum(axis=2).min(axis=1) for centres in keys], axis=1)
     seconds = _one_pass(problem, adapted, fitted - start, time.perf_counter() - fitted)
-    stored = {**adapted.stored, "keys": sum(c.astype(np.float32).nbytes for c in keys)}
+    stored = {**adapted.stored, "keys": sum(c.nbytes for c in keys)}
     return from_task_scores(problem, lambda i: scores[:, : i + 1], adapted.predicted, stored, seconds)
 
 
 def by_replay(problem: Problem, adapted: AdapterSet) -> Outcome:
     """Retrieve by a classifier trained on features replayed from class statistics (Wang et al. 2023, HiDe-Prompt, its task identity).
 
-    One shrunk Gaussian of frozen features a class is kept; at each stage features drawn from all of them train a multinomial
+    One shrunk Gaussian of frozen features a class is kept, in float32; at each stage features drawn from all of them train a multinomial
     logistic regression over classes, whose probabilities are summed within tasks.
     """
     frozen, start = problem.source.frozen.astype(np.float64), time.perf_counter()
     own, test = problem.stream.where("train"), problem.stream.where("test")
-    cluster = problem.stream.cluster
-    rng, drawn = problem.generator("replay"), []
+    cluster, replayed = problem.stream.cluster, problem.config.compare.replayed
+    rng, drawn, kept = problem.generator("replay"), [], 0
     for c in range(problem.starts[-1]):
-        mean, covariance = shrunk_gaussian(frozen[own[cluster[own] == c]], "ledoit-wolf", f"class {c}")
-        drawn.append(rng.multivariate_normal(mean, covariance, problem.config.compare.replayed, method="cholesky"))
+        fitted = shrunk_gaussian(frozen[own[cluster[own] == c]], "ledoit-wolf", f"class {c}")
+        mean, covariance = (part.astype(np.float32) for part in fitted)
+        kept += mean.nbytes + covariance.nbytes
+        # By eigenvalues, because rounding may leave one of them below zero.
+        drawn.append(rng.multivariate_normal(mean.astype(np.float64), covariance.astype(np.float64), replayed, "ignore", method="eigh"))
     stages, fit, answer = [], time.perf_counter() - start, 0.0
     for i in range(problem.tasks):
         start, C = time.perf_counter(), problem.starts[i + 1]
-        y = np.repeat(np.arange(C), problem.config.compare.replayed)
-        # The features have unit length or less: without a weak penalty the fit would be all penalty.
-        model = LogisticRegression(C=100.0, max_iter=500).fit(np.concatenate(drawn[:C]), y)
-        fitted = time.perf_counter()
-        log_p = model.predict_log_proba(frozen[test])
+        y = np.repeat(np.arange(C), replayed)
+        with warnings.catch_warnings():
+            # Stopped early, it is a classifier that is as good as any.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            # The features have unit length or less: without a weak penalty the fit would be all penalty.
+            model = LogisticRegression(C=100.0, max_iter=500).fit(np.concatenate(drawn[:C]), y)
+        fit, start = fit + time.perf_counter() - start, time.perf_counter()
+        logits = model.decision_function(frozen[test])
+        # Of two classes there is one logit, for the second.
+        log_p = log_softmax(logits if C > 2 else np.stack([np.zeros_like(logits), logits], axis=1), axis=1)
         owner = problem.class_task[:C]
         stages.append(-np.stack([logsumexp(log_p[:, owner == k], axis=1) for k in range(i + 1)], axis=1))
-        fit, answer = fit + fitted - start, time.perf_counter() - fitted
-    d, C = frozen.shape[1], int(problem.starts[-1])
-    stored = {**adapted.stored, "class statistics": 8 * C * (d + d * d), "task classifier": 8 * C * (d + 1)}
+        answer = time.perf_counter() - start
+    stored = {**adapted.stored, "class statistics": kept, "task classifier": model.coef_.nbytes + model.intercept_.nbytes}
     return from_task_scores(problem, stages.__getitem__, adapted.predicted, stored, _one_pass(problem, adapted, fit, answer))
 
 
@@ -188,13 +222,12 @@ def by_arrow(problem: Problem, adapted: AdapterSet) -> Outcome:
     Each adapted projection routes each token to the adapters whose top right singular vector it is most aligned with; the
     task whose adapter gets the largest share over tokens and projections is retrieved.
     """
-    test, start, stages = problem.stream.where("test"), time.perf_counter(), []
+    test, stages = problem.stream.where("test"), []
     for i in range(problem.tasks):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         stages.append(-gate_shares(problem.backbone, problem.source, test, adapted.adapters[: i + 1]))
-    answer = time.perf_counter() - begun
-    seconds = _one_pass(problem, adapted, begun - start, answer)
-    return from_task_scores(problem, stages.__getitem__, adapted.predicted, adapted.stored, seconds)
+    answer = time.perf_counter() - start
+    return from_task_scores(problem, stages.__getitem__, adapted.predicted, adapted.stored, _one_pass(problem, adapted, 0.0, answer))
 
 
 def told(problem: Problem, adapted: AdapterSet) -> Outcome:
@@ -214,6 +247,3 @@ def _one_pass(problem: Problem, adapted: AdapterSet, fit: float, answer: float) 
     """Seconds of a method that runs one adapter a document."""
     seconds = adapted.seconds
     return {"train": seconds["train"], "fit": seconds["fit"] + fit, "test": seconds["test"] / problem.tasks + answer}
-
-
-Retrieve = Callable[[Problem, AdapterSet], Outcome]

@@ -73,9 +73,11 @@ class Outcome:
     scores : (n, m) array or None
         After the last stage, smaller for likelier tasks; None if the method has none to add over a batch.
     stored : mapping from what to bytes
-        What must be kept to answer, and to learn the next task.
+        What must be kept to answer, and to learn the next task; numbers in the precision in which the method keeps them (float64: heads
+        and signatures, and what the ridge solves; float32: all else), documents as they are.
     seconds : mapping from phase to float
-        "train", "fit" (everything else of learning) and "test" (the last stage's answers, encoder passes included).
+        "train" (adapters), "fit" (everything else of learning, over all stages) and "test" (the last stage's answers, passes under
+        adapters included). The frozen pass over all documents, which every method shares, is in none of them.
     peak_bytes : int
         Largest resident size while it ran, less that before it; 0 until it is measured.
     """
@@ -117,6 +119,11 @@ def from_class_scores(
     at_stage : callable
         From a stage i to the scores of all test documents for the classes of tasks 0 to i.
     stored, seconds : mappings
+
+    Raises
+    ------
+    InputError
+        If a score is NaN.
     """
     test = problem.stream.where("test")
     true = problem.stream.task[test]
@@ -124,7 +131,7 @@ def from_class_scores(
     task, cluster, told = (np.full((m, n), -1) for _ in range(3))
     for i in range(m):
         seen = true <= i
-        scores = at_stage(i)[seen]
+        scores = _checked(at_stage(i)[seen], i)
         owner = problem.class_task[: scores.shape[1]]
         cluster[i, seen] = scores.argmax(axis=1)
         task[i, seen] = owner[cluster[i, seen]]
@@ -150,6 +157,11 @@ def from_task_scores(
     predicted : (n, m) int array
         Class, numbered over the stream, that the head of each task gives.
     stored, seconds : mappings
+
+    Raises
+    ------
+    InputError
+        If a score is NaN.
     """
     test = problem.stream.where("test")
     true = problem.stream.task[test]
@@ -158,8 +170,15 @@ def from_task_scores(
     rows = np.arange(n)
     for i in range(m):
         seen = true <= i
-        scores = at_stage(i)
+        scores = _checked(at_stage(i), i)
         task[i, seen] = scores[seen].argmin(axis=1)
         cluster[i, seen] = predicted[rows, task[i]][seen]
         told[i, seen] = predicted[rows, true][seen]
     return Outcome(task, cluster, told, scores, dict(stored), dict(seconds))
+
+
+def _checked(scores: Float[np.ndarray, "n t"], stage: int) -> Float[np.ndarray, "n t"]:
+    # NaN would win every argmin and argmax without a word.
+    if np.isnan(scores).any():
+        raise InputError("scores", f"of stage {stage} are NaN for {int(np.isnan(scores).any(axis=1).sum())} documents")
+    return scores

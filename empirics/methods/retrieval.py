@@ -1,7 +1,9 @@
 """Task scores from Gaussian signatures: the published rule and the remedies for scores that live in different spaces.
 
 Every score is smaller for likelier tasks. At stage i only tasks 0 to i are known: projections, signatures and backgrounds see no
-document of a later task.
+document of a later task. The principal components that signatures live in are those of the reservoir of all tasks known so far, so that
+they change when a task is added; signatures of earlier tasks are then fitted anew from the embeddings of their training documents, which
+therefore have to be kept. Only in the full dimension, where nothing is projected, does a signature stay as it is.
 """
 
 from __future__ import annotations
@@ -10,56 +12,61 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from sklearn.model_selection import StratifiedKFold
 
 from empirics.config import SignatureConfig
 from empirics.seeding import sklearn_seed
-from empirics.signatures import fit_background, fit_projection, fit_signatures
+from empirics.signatures import Projection, fit_background, fit_projection, fit_signatures
 from empirics.streams import Stream
 from theory.mixture import Rule
 
 Remedy = Literal["none", "ratio", "angular", "calibrated"]
+Space = Literal["adapted", "frozen", "joined", "both"]
 # Folds in which training documents are scored by signatures that have not seen them.
-_FOLDS = 4
+FOLDS = 4
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A rule at one stage, with the scores that it gives to some documents.
+    """A rule at one stage.
 
     Attributes
     ----------
     rule : Rule or None
         None for a single task, where there is nothing to choose.
-    scores : (n, t) array
-        Of the documents asked for, a column for each task.
+    projections : tuple of Projection
+        Into the space of each task's signature, or into the one that is shared.
+    centre, spread : (t,) arrays
+        What a task's score is standardised by.
     """
 
     rule: Rule | None
-    scores: Float[np.ndarray, "n t"]
+    projections: tuple[Projection, ...] = ()
+    centre: Float[np.ndarray, " t"] | float = 0.0
+    spread: Float[np.ndarray, " t"] | float = 1.0
+
+    def scores(self, x: Float[np.ndarray, "n S D"]) -> Float[np.ndarray, "n t"]:
+        """Scores of documents, embedded in every task's space or in the shared one; a column for each task known."""
+        if self.rule is None:
+            return np.zeros((len(x), 1))
+        z = np.stack([p(x[:, s]) for s, p in enumerate(self.projections)], axis=1)
+        return (self.rule.task_scores(self.rule.scores(z)) - self.centre) / self.spread
 
 
-def retrieve(
-    stream: Stream,
-    x: Float[np.ndarray, "N S D"],
-    tasks: int,
-    asked: Int[np.ndarray, " n"],
-    config: SignatureConfig,
-    remedy: Remedy,
-    rng: np.random.Generator,
+def fit_retrieval(
+    stream: Stream, x: Float[np.ndarray, "N S D"], tasks: int, config: SignatureConfig, remedy: Remedy, rng: np.random.Generator
 ) -> Fitted:
-    """Fit signatures of the first tasks and score documents.
+    """Fit signatures of the first tasks.
 
     Parameters
     ----------
     stream : Stream
     x : (N, S, D) array
-        Embeddings of all documents in every task's space, or in one shared space (S = 1).
+        Embeddings of all documents in every task's space, or in one shared space (S = 1). Read are those of each known task's training
+        documents in its own space and of the known tasks' reservoir.
     tasks : int
         Tasks known so far.
-    asked : (n,) int array
-        Documents to score.
     config : SignatureConfig
     remedy : {"none", "ratio", "angular", "calibrated"}
         "none" is the published rule. "ratio" subtracts the energy under one Gaussian fitted to the reservoir of the known tasks in the
@@ -70,13 +77,13 @@ def retrieve(
         Deals the folds of "calibrated", and starts signatures that are mixtures.
     """
     if tasks == 1:
-        return Fitted(None, np.zeros((asked.size, 1)))
+        return Fitted(None)
     known = np.flatnonzero(stream.task < tasks)
     reservoir = known[stream.part[known] == "reservoir"]
     # Early on there may be fewer documents than the dimension needs.
     dimension = config.dimension if config.dimension == x.shape[2] else min(config.dimension, reservoir.size - 1)
     spaces = range(tasks) if x.shape[1] > 1 else (0,)
-    projections = [fit_projection(x[reservoir, s], dimension) for s in spaces]
+    projections = tuple(fit_projection(x[reservoir, s], dimension) for s in spaces)
     own, labels = [], []
     for k in range(tasks):
         rows = stream.where("train", k)
@@ -89,12 +96,9 @@ def retrieve(
     if remedy == "ratio" and x.shape[1] > 1:
         background = fit_background([p(x[reservoir, s]) for s, p in zip(spaces, projections, strict=True)], config)
     rule = Rule(fit_signatures(own, labels, names, config, rng), background, kind="angular" if remedy == "angular" else "max")
-    z = np.stack([p(x[asked, s]) for s, p in zip(spaces, projections, strict=True)], axis=1)
-    scores = rule.task_scores(rule.scores(z))
     if remedy == "calibrated":
-        centre, spread = _own_law(own, labels, names, config, rng)
-        scores = (scores - centre) / spread
-    return Fitted(rule, scores)
+        return Fitted(rule, projections, *_own_law(own, labels, names, config, rng))
+    return Fitted(rule, projections)
 
 
 def _own_law(
@@ -102,7 +106,7 @@ def _own_law(
 ) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
     """Mean and standard deviation of each task's least energy over its own documents, each scored out of its fold."""
     energies = [np.empty(len(x)) for x in own]
-    folds = [StratifiedKFold(_FOLDS, shuffle=True, random_state=sklearn_seed(rng)).split(x, y) for x, y in zip(own, labels, strict=True)]
+    folds = [StratifiedKFold(FOLDS, shuffle=True, random_state=sklearn_seed(rng)).split(x, y) for x, y in zip(own, labels, strict=True)]
     for splits in zip(*folds, strict=True):
         kept = [(x[rows], y[rows]) for x, y, (rows, _) in zip(own, labels, splits, strict=True)]
         rule = Rule(fit_signatures([x for x, _ in kept], [y for _, y in kept], names, config, rng))

@@ -141,6 +141,30 @@ def test_a_dimension_that_cannot_be_had_is_refused_before_anything_is_made(confi
     assert not (tmp_path / "run").exists()
 
 
+def test_an_encoder_that_is_not_there_is_told_before_a_stream_is_read(config, tmp_path, monkeypatch):
+    from empirics import embedding
+
+    monkeypatch.setattr(embedding, "load_stream", lambda *_: pytest.fail("the stream was read"))
+    bad = config.model_copy(update={"backbone": config.backbone.model_copy(update={"path": tmp_path / "none"})})
+    with pytest.raises(InputError, match=r"backbone\.path.*none"):
+        run(bad, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_adapters_name_the_encoder_that_they_change(runs):
+    for folder in (runs[0] / "adapters").iterdir():
+        about = json.loads((folder / "adapter_config.json").read_text())
+        assert about["base_model_name_or_path"] == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def test_the_head_is_the_one_that_the_settings_name(runs, config, tmp_path):
+    ridge = config.model_copy(update={"head": config.head.model_copy(update={"kind": "ridge", "random_features": 200})})
+    run(ridge, tmp_path / "run", quiet=True)
+    mine, its = (pd.read_parquet(folder / "predictions.parquet") for folder in (runs[0], tmp_path / "run"))
+    assert mine["paper-4:retrieved"].equals(its["paper-4:retrieved"])
+    assert not mine["paper-4:prediction"].equals(its["paper-4:prediction"])
+
+
 def test_what_is_no_run_is_named(tmp_path):
     with pytest.raises(InputError, match=r"run\.json"):
         evaluate(tmp_path, PhaseClock(quiet=True))

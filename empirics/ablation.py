@@ -1,0 +1,223 @@
+"""What each choice is worth: named variants of one run, each an ordinary run folder, side by side with the base they change.
+
+A variant is a table of settings that differ from the base's. Variants that train alike share adapters and embeddings.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Console
+
+from empirics.ablation_table import BASE, SCHEMA, Variant, summarise
+from empirics.config import RunConfig, changed_config, read_table
+from empirics.evaluation import evaluate
+from empirics.pipeline import check_signatures, fit
+from empirics.record import PhaseClock, claim_folder, read_json, write_json
+from theory.errors import InputError
+
+if TYPE_CHECKING:
+    from empirics.backbone import Backbone, PrefixSource
+    from empirics.embedding import Embedded
+    from empirics.streams import Stream
+
+# Names are those of folders, too.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def shipped_variants() -> dict[str, Any]:
+    """The shipped table of variants: groups of names of settings."""
+    return yaml.safe_load(resources.files("empirics").joinpath("configs", "ablation", "text.yaml").read_text("utf-8"))
+
+
+def read_variants(base: RunConfig, path: Path | None = None) -> tuple[Variant, ...]:
+    """The base, and the variants of a file in its order.
+
+    Parameters
+    ----------
+    base : RunConfig
+    path : Path, optional
+        YAML or TOML: groups, in them names, in them groups of settings; the shipped file if None.
+
+    Raises
+    ------
+    InputError
+        For a file that cannot be read or is no such table, a name that cannot be a folder's, and an unknown setting or a value out of
+        range, naming the variant.
+    """
+    source = "shipped variants" if path is None else str(path)
+    table = shipped_variants() if path is None else read_table(path)
+    out = [Variant("", BASE, {}, base, f"runs/{BASE}")]
+    for group, names in table.items():
+        if not isinstance(names, dict) or not names:
+            raise InputError(f"{source}: {group}", "holds no variants; write group: {name: {settings}}")
+        for name, changes in names.items():
+            where = f"{source}: {group}/{name}"
+            for part in (group, name):
+                if not _NAME.fullmatch(str(part)) or str(part) == BASE:
+                    raise InputError(where, f"{part!r} cannot name a folder here; use letters, digits, '-', '_' and '.', and not {BASE!r}")
+            if not isinstance(changes, dict):
+                raise InputError(where, "holds no table of settings; write {group: {key: value}}")
+            config = changed_config(base, changes, where)
+            run = next((v.run for v in out if v.config == config), f"runs/{group}/{name}")
+            out.append(Variant(str(group), str(name), dict(_leaves(changes)), config, run))
+    return tuple(out)
+
+
+def _leaves(changes: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in changes.items():
+        yield from _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+
+
+def chosen_variants(variants: Sequence[Variant], only: Sequence[str]) -> list[Variant]:
+    """The base and the variants of some groups; all if none is named.
+
+    Raises
+    ------
+    InputError
+        For an unknown group.
+    """
+    groups = list(dict.fromkeys(v.group for v in variants if v.group))
+    for name in only:
+        if name not in groups:
+            raise InputError("--only", f"{name!r} is unknown; choose from {', '.join(groups)}")
+    return [v for v in variants if not v.group or not only or v.group in only]
+
+
+def ablate(base: RunConfig, variants: Sequence[Variant], folder: Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Run every variant that has not been run, and write one table.
+
+    Each variant has a run folder that `proteus-bounds report` can read; a folder that holds runs of the same settings is continued. A
+    variant that the documents cannot carry (too few for its dimension, its estimator or its share held out) is left out, and said to be.
+    `ablation.json`, `ablation.md` and `ablation.parquet` (a row for each variant and arm) are made from the runs.
+
+    Parameters
+    ----------
+    base : RunConfig
+    variants : sequence of Variant
+        As `read_variants` gave them for this base, the base first.
+    folder : Path
+    quiet : bool
+        No progress on standard error.
+
+    Returns
+    -------
+    dict
+        What `ablation.json` holds.
+
+    Raises
+    ------
+    InputError
+        For data, weights or settings that cannot be used, a base that the documents cannot carry, or a folder that holds anything else.
+    """
+    left_out: dict[str, str] = {}
+    opened: dict[str, tuple[Stream, Backbone]] = {}
+    for variant in variants:
+        _check_variant(variant, opened, left_out)
+    _claim(base, folder)
+    runs = {v.run: v for v in variants if str(v) not in left_out}
+    for run, variant in runs.items():
+        about = folder / run / "run.json"
+        if about.is_file() and RunConfig.model_validate(read_json(about)["config"]) != variant.config:
+            raise InputError(str(folder / run), f"holds a run with other settings than {variant}; choose another folder with --out")
+    missing = [v for run, v in runs.items() if not (folder / run / "report.md").is_file()]
+    for encoding in dict.fromkeys(_encoding(v.config) for v in missing):
+        _run_sharing(opened[encoding], [v for v in missing if _encoding(v.config) == encoding], folder, quiet)
+    return summarise(base, variants, left_out, folder)
+
+
+def _claim(base: RunConfig, folder: Path) -> None:
+    settings = {"schema": SCHEMA, "base": base.model_dump(mode="json")}
+    if (folder / "settings.json").is_file():
+        if read_json(folder / "settings.json") != settings:
+            raise InputError(str(folder), "holds something else, or an ablation of another base; choose another folder with --out")
+        return
+    claim_folder(folder)
+    write_json(folder / "settings.json", settings)
+
+
+def _encoding(config: RunConfig) -> str:
+    """All that the frozen pass depends on, as a key."""
+    return json.dumps(config.model_dump(mode="json", include={"seed", "threads", "stream", "backbone"}), sort_keys=True)
+
+
+def _training(config: RunConfig) -> str:
+    """All that adapters and embeddings depend on, as a key; see `empirics.embedding.train_and_embed`."""
+    own = config.model_dump(mode="json", include={"adapter": True, "training": True, "signature": {"held_out"}})
+    return _encoding(config) + json.dumps(own, sort_keys=True)
+
+
+def _check_variant(variant: Variant, opened: dict[str, tuple[Stream, Backbone]], left_out: dict[str, str]) -> None:
+    """Find out before anything is trained whether the documents can carry a variant."""
+    from empirics.embedding import open_stream, use_threads
+
+    key = _encoding(variant.config)
+    if key not in opened:
+        use_threads(variant.config)
+        opened[key] = open_stream(variant.config)
+    stream, backbone = opened[key]
+    backbone.projections(variant.config.adapter.targets)
+    try:
+        check_signatures(variant.config, stream, backbone.dimension)
+    except InputError as error:
+        if not variant.group:
+            raise
+        left_out[str(variant)] = f"{error.argument}: {error.problem}"
+
+
+def _run_sharing(opened: tuple[Stream, Backbone], variants: Sequence[Variant], folder: Path, quiet: bool) -> None:
+    """Run variants of one frozen pass: each distinct training once, then its variants."""
+    from empirics.embedding import encode, use_threads
+
+    use_threads(variants[0].config)
+    shared = PhaseClock(quiet)
+    console = Console(stderr=True, quiet=quiet)
+    source = None
+    for training in dict.fromkeys(_training(v.config) for v in variants):
+        embedded = None
+        clock = PhaseClock(quiet)
+        for variant in [v for v in variants if _training(v.config) == training]:
+            # Phases bear the same names in every variant.
+            console.print(f"variant {variant}", markup=False, highlight=False)
+            path = folder / variant.run
+            if not _is_fitted(path):
+                if source is None:
+                    source = encode(*opened, shared)
+                if embedded is None:
+                    embedded = _embed(variant, opened, source, clock)
+                own = PhaseClock(quiet)
+                # A run's seconds are what it would have taken alone.
+                own.seconds |= shared.seconds | clock.seconds
+                _fit(variant, embedded, path, own)
+            evaluate(path, PhaseClock(quiet))
+        del embedded
+        gc.collect()
+
+
+def _is_fitted(path: Path) -> bool:
+    """Whether a run lacks its report only."""
+    return (path / "run.json").is_file() and "phases_seconds" in read_json(path / "run.json")
+
+
+def _embed(variant: Variant, opened: tuple[Stream, Backbone], source: PrefixSource, clock: PhaseClock) -> Embedded:
+    from empirics.embedding import train_and_embed
+
+    try:
+        return train_and_embed(variant.config, *opened, source, clock)
+    except InputError as error:
+        raise InputError(f"variant {variant}", f"{error.argument}: {error.problem}") from None
+
+
+def _fit(variant: Variant, embedded: Embedded, path: Path, clock: PhaseClock) -> None:
+    """Fit one variant, naming it if it cannot be fitted."""
+    try:
+        fit(variant.config, embedded, path, clock)
+    except InputError as error:
+        raise InputError(f"variant {variant}", f"{error.argument}: {error.problem}") from None
