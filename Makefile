@@ -18,7 +18,7 @@ verify: $(VENV)/.ready
 	"$(BIN)/proteus-bounds" verify --preset $(PRESET) --fresh
 
 test: $(VENV)/.ready
-	"$(BIN)/python" -m pytest
+	"$(BIN)/python" -m pytest -n auto --maxprocesses=4 --dist loadfile
 
 # Changes the modules of the bounds one operator, number or argument at a time and expects a test to fail. Every mutant that survives must
 # stand in tests/theory/mutants.md with the reason why no test can tell it apart; "mutmut show NAME" shows one.
