@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,7 @@ from empirics.record import PhaseClock, claim_folder, read_json, write_json
 from theory.errors import InputError
 
 if TYPE_CHECKING:
-    from empirics.backbone import Backbone, PrefixSource
-    from empirics.embedding import Embedded
+    from empirics.backbone import Backbone
     from empirics.streams import Stream
 
 # Names are those of folders, too.
@@ -159,11 +159,12 @@ def _check_variant(variant: Variant, opened: dict[str, tuple[Stream, Backbone]],
     from empirics.embedding import open_stream, use_threads
 
     key = _encoding(variant.config)
-    if key not in opened:
-        use_threads(variant.config)
-        opened[key] = open_stream(variant.config)
-    stream, backbone = opened[key]
-    backbone.projections(variant.config.adapter.targets)
+    with _named(variant):
+        if key not in opened:
+            use_threads(variant.config)
+            opened[key] = open_stream(variant.config)
+        stream, backbone = opened[key]
+        backbone.projections(variant.config.adapter.targets)
     try:
         check_signatures(variant.config, stream, backbone.dimension)
     except InputError as error:
@@ -172,9 +173,20 @@ def _check_variant(variant: Variant, opened: dict[str, tuple[Stream, Backbone]],
         left_out[str(variant)] = f"{error.argument}: {error.problem}"
 
 
+@contextmanager
+def _named(variant: Variant) -> Iterator[None]:
+    """Lay an error on the variant; the base's is that of an ordinary run."""
+    try:
+        yield
+    except InputError as error:
+        if not variant.group:
+            raise
+        raise InputError(f"variant {variant}", f"{error.argument}: {error.problem}") from None
+
+
 def _run_sharing(opened: tuple[Stream, Backbone], variants: Sequence[Variant], folder: Path, quiet: bool) -> None:
     """Run variants of one frozen pass: each distinct training once, then its variants."""
-    from empirics.embedding import encode, use_threads
+    from empirics.embedding import encode, train_and_embed, use_threads
 
     use_threads(variants[0].config)
     shared = PhaseClock(quiet)
@@ -190,12 +202,13 @@ def _run_sharing(opened: tuple[Stream, Backbone], variants: Sequence[Variant], f
             if not _is_fitted(path):
                 if source is None:
                     source = encode(*opened, shared)
-                if embedded is None:
-                    embedded = _embed(variant, opened, source, clock)
                 own = PhaseClock(quiet)
-                # A run's seconds are what it would have taken alone.
-                own.seconds |= shared.seconds | clock.seconds
-                _fit(variant, embedded, path, own)
+                with _named(variant):
+                    if embedded is None:
+                        embedded = train_and_embed(variant.config, *opened, source, clock)
+                    # A run's seconds are what it would have taken alone.
+                    own.seconds |= shared.seconds | clock.seconds
+                    fit(variant.config, embedded, path, own)
             evaluate(path, PhaseClock(quiet))
         del embedded
         gc.collect()
@@ -204,20 +217,3 @@ def _run_sharing(opened: tuple[Stream, Backbone], variants: Sequence[Variant], f
 def _is_fitted(path: Path) -> bool:
     """Whether a run lacks its report only."""
     return (path / "run.json").is_file() and "phases_seconds" in read_json(path / "run.json")
-
-
-def _embed(variant: Variant, opened: tuple[Stream, Backbone], source: PrefixSource, clock: PhaseClock) -> Embedded:
-    from empirics.embedding import train_and_embed
-
-    try:
-        return train_and_embed(variant.config, *opened, source, clock)
-    except InputError as error:
-        raise InputError(f"variant {variant}", f"{error.argument}: {error.problem}") from None
-
-
-def _fit(variant: Variant, embedded: Embedded, path: Path, clock: PhaseClock) -> None:
-    """Fit one variant, naming it if it cannot be fitted."""
-    try:
-        fit(variant.config, embedded, path, clock)
-    except InputError as error:
-        raise InputError(f"variant {variant}", f"{error.argument}: {error.problem}") from None

@@ -73,10 +73,8 @@ def ablate(
     config: Annotated[Path | None, typer.Option(help="YAML or TOML file of settings of the base.")] = None,
     preset: Annotated[str, typer.Option(help="Shipped settings of the base to start from.")] = "default",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override one setting of the base: group.key=value.")] = None,
-    variants: Annotated[
-        Path | None, typer.Option(help="YAML or TOML file {group: {name: {settings}}}; shipped by default.")
-    ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Run this group of variants only. May be repeated.")] = None,
+    variants: Annotated[Path | None, typer.Option(help="YAML or TOML file {group: {name: {settings}}}; shipped by default.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run and show this group of variants only. May be repeated.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print ablation.json.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:

@@ -117,7 +117,7 @@ def by_signatures(problem: Problem, adapted: AdapterSet, *, space: Space, remedy
     space : {"adapted", "frozen", "joined", "both"}
         Where signatures live: in the adapted embeddings, the frozen ones, or the pair of both; "both" adds the scores of adapted
         signatures to those of frozen ones, as if the two were independent given the class.
-    remedy : {"none", "ratio", "angular", "calibrated"}
+    remedy : {"none", "ratio", "traffic", "angular", "calibrated"}
         For adapted scores; frozen ones live in one space and need none.
     """
     stream, frozen, config = problem.stream, problem.source.frozen, problem.config.signature

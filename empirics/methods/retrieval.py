@@ -21,7 +21,7 @@ from empirics.signatures import Projection, fit_background, fit_projection, fit_
 from empirics.streams import Stream
 from theory.mixture import Rule
 
-Remedy = Literal["none", "ratio", "angular", "calibrated"]
+Remedy = Literal["none", "ratio", "traffic", "angular", "calibrated"]
 Space = Literal["adapted", "frozen", "joined", "both"]
 # Folds in which training documents are scored by signatures that have not seen them.
 FOLDS = 4
@@ -68,11 +68,12 @@ def fit_retrieval(
     tasks : int
         Tasks known so far.
     config : SignatureConfig
-    remedy : {"none", "ratio", "angular", "calibrated"}
+    remedy : {"none", "ratio", "traffic", "angular", "calibrated"}
         "none" is the published rule. "ratio" subtracts the energy under one Gaussian fitted to the reservoir of the known tasks in the
-        same space (theory/README.md, rules). "angular" divides out the length of an embedding. "calibrated" standardises each
-        task's least energy by its mean and spread over the task's own training documents, each scored by signatures fitted
-        without it.
+        same space (theory/README.md, rules). "traffic" fits that Gaussian to the test documents of the known tasks instead, unlabelled,
+        as if they had all arrived before the first is answered: it is transductive, and no single document could be answered so.
+        "angular" divides out the length of an embedding. "calibrated" standardises each task's least energy by its mean and spread
+        over the task's own training documents, each scored by signatures fitted without it.
     rng : numpy.random.Generator
         Deals the folds of "calibrated", and starts signatures that are mixtures.
     """
@@ -93,8 +94,9 @@ def fit_retrieval(
     names = tuple(t.name for t in stream.tasks[:tasks])
     background = None
     # In one shared space a background shifts all scores alike.
-    if remedy == "ratio" and x.shape[1] > 1:
-        background = fit_background([p(x[reservoir, s]) for s, p in zip(spaces, projections, strict=True)], config)
+    if remedy in ("ratio", "traffic") and x.shape[1] > 1:
+        seen = reservoir if remedy == "ratio" else known[stream.part[known] == "test"]
+        background = fit_background([p(x[seen, s]) for s, p in zip(spaces, projections, strict=True)], config)
     rule = Rule(fit_signatures(own, labels, names, config, rng), background, kind="angular" if remedy == "angular" else "max")
     if remedy == "calibrated":
         return Fitted(rule, projections, *_own_law(own, labels, names, config, rng))

@@ -243,6 +243,13 @@ def test_a_bad_variant_is_named_before_anything_else(base, tmp_path, text, said)
     assert said in str(caught.value) and "v.yaml" in str(caught.value)
 
 
+def test_a_variant_that_the_encoder_cannot_have_is_named_before_anything_is_made(base, tmp_path):
+    (tmp_path / "v.yaml").write_text("a: {b: {adapter: {targets: [nothing]}}}")
+    with pytest.raises(InputError, match=r"variant a/b: adapter\.targets"):
+        ablate(base, read_variants(base, tmp_path / "v.yaml"), tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_groups_can_be_chosen_and_the_base_is_always_among_them(base, file):
     variants = read_variants(base, file)
     assert [str(v) for v in chosen_variants(variants, ["components", "dimension"])] == [
