@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from pydantic import ValidationError
 from rich.console import Console
 
+from empirics import report
 from empirics.ablation_table import BASE, SCHEMA, Variant, summarise
 from empirics.config import RunConfig, changed_config, read_table
 from empirics.evaluation import evaluate
@@ -122,10 +124,13 @@ def ablate(base: RunConfig, variants: Sequence[Variant], folder: Path, *, quiet:
     for variant in variants:
         _check_variant(variant, opened, left_out)
     _claim(base, folder)
-    runs = {v.run: v for v in variants if str(v) not in left_out}
+    runs: dict[str, Variant] = {}
+    for variant in variants:
+        if str(variant) not in left_out:
+            runs.setdefault(variant.run, variant)
     for run, variant in runs.items():
         about = folder / run / "run.json"
-        if about.is_file() and RunConfig.model_validate(read_json(about)["config"]) != variant.config:
+        if about.is_file() and not _holds(read_json(about), report.SCHEMA, "config", variant.config):
             raise InputError(str(folder / run), f"holds a run with other settings than {variant}; choose another folder with --out")
     missing = [v for run, v in runs.items() if not (folder / run / "report.md").is_file()]
     for encoding in dict.fromkeys(_encoding(v.config) for v in missing):
@@ -136,11 +141,19 @@ def ablate(base: RunConfig, variants: Sequence[Variant], folder: Path, *, quiet:
 def _claim(base: RunConfig, folder: Path) -> None:
     settings = {"schema": SCHEMA, "base": base.model_dump(mode="json")}
     if (folder / "settings.json").is_file():
-        if read_json(folder / "settings.json") != settings:
+        if not _holds(read_json(folder / "settings.json"), SCHEMA, "base", base):
             raise InputError(str(folder), "holds something else, or an ablation of another base; choose another folder with --out")
         return
     claim_folder(folder)
     write_json(folder / "settings.json", settings)
+
+
+def _holds(saved: Any, schema: int, key: str, config: RunConfig) -> bool:
+    """Whether a file holds these settings; what it lacks because it is older stands at its default."""
+    try:
+        return saved["schema"] == schema and RunConfig.model_validate(saved[key]) == config
+    except (KeyError, TypeError, ValidationError):
+        return False
 
 
 def _encoding(config: RunConfig) -> str:

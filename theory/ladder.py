@@ -387,7 +387,8 @@ def _batches(
 def _ball(exact: Bound, ball: Ball | None) -> Bound:
     if ball is None:
         return nothing_known("L12", exact.level, "needs a divergence", SOURCES["L12"], GIVEN["L12"])
-    given = f"the true law of the unit spoken of lies within {'KL' if ball.divergence == 'kl' else 'chi-square'} divergence {ball.radius:.4g} of the query law"
+    name = "KL" if ball.divergence == "kl" else "chi-square"
+    given = f"the true law of the unit spoken of lies within {name} divergence {ball.radius:.4g} of the query law"
     return replace(exact, name="L12", log_formula=ball.worst(exact.log_value), source=SOURCES["L12"], given=given, log_lower=None, note="")
 
 

@@ -85,6 +85,15 @@ def done(base, file, tmp_path_factory):
     return folder, summary, counted
 
 
+def test_the_run_of_the_base_bears_its_name_though_a_variant_is_the_same(base, done, capsys, tmp_path):
+    shutil.copytree(done[0] / "runs/base", tmp_path / "out" / "runs/base")
+    shutil.copy(done[0] / "settings.json", tmp_path / "out")
+    (tmp_path / "out/runs/base/report.md").unlink()
+    (tmp_path / "v.yaml").write_text("a: {same: {seed: 0}}")
+    ablate(base, read_variants(base, tmp_path / "v.yaml"), tmp_path / "out")
+    assert "variant base\n" in capsys.readouterr().err
+
+
 def row(summary, variant, arm="paper"):
     return next(r for r in summary["variants"] if (r["variant"], r["arm"]) == (variant, arm))
 
@@ -207,6 +216,10 @@ def test_an_ablation_of_another_base_and_a_run_of_other_settings_are_refused(bas
     other = base.model_copy(update={"seed": 1})
     with pytest.raises(InputError, match="another base"):
         ablate(other, read_variants(other, file), done[0], quiet=True)
+    (tmp_path / "compared").mkdir()
+    (tmp_path / "compared" / "settings.json").write_text(json.dumps({"schema": 1, "config": base.model_dump(mode="json")}))
+    with pytest.raises(InputError, match="something else"):
+        ablate(base, read_variants(base, file), tmp_path / "compared", quiet=True)
     (tmp_path / "v.yaml").write_text("components: {task: {signature: {clusters: mixture}}}")
     with pytest.raises(InputError, match="other settings than components/task"):
         ablate(base, read_variants(base, tmp_path / "v.yaml"), done[0], quiet=True)
