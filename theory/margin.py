@@ -152,10 +152,8 @@ def score_forms(rule: Rule, components: np.ndarray, space: int | None, mean: np.
     The query is seen in the embedding space of one task, whose background counts; None stands for one shared space.
     """
     signatures = rule.signatures
-    whiteners = signatures.gaussians.whiteners[components]
-    F, A = _grams(whiteners, factor)
-    a = np.einsum("nij,nj->ni", whiteners, mean - signatures.means[components])
-    b = 2 * np.einsum("nij,ni->nj", F, a)
+    a, pulled, A = _grams(signatures.gaussians.whiteners, components, mean - signatures.means[components], factor)
+    b = 2 * pulled
     c = np.einsum("ni,ni->n", a, a)
     if rule.kind == "angular":
         scales = rule.scales[components]
@@ -171,22 +169,30 @@ def score_forms(rule: Rule, components: np.ndarray, space: int | None, mean: np.
     return A, b, c
 
 
-def _grams(whiteners: Float[np.ndarray, "n d d"], factor: Float[np.ndarray, "d D"]) -> tuple[np.ndarray, np.ndarray]:
-    """``F = L_s^-1 factor`` and ``F'F`` for each s; triangular products where that saves time (a sixth of the flops)."""
-    n, d = whiteners.shape[:2]
+def _grams(
+    whiteners: Float[np.ndarray, "K d d"], components: np.ndarray, apart: Float[np.ndarray, "n d"], factor: Float[np.ndarray, "d D"]
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n D"], Float[np.ndarray, "n D D"]]:
+    """``a = L_s^-1 apart``, ``F'a`` and ``F'F`` with ``F = L_s^-1 factor``, for some components s.
+
+    Triangular products where that saves time (a sixth of the flops); there no more than two matrices are in work at once, because
+    fetching fresh memory would take as long as the products.
+    """
+    n, d = apart.shape
     if factor.shape[1] != d or d < _TRIANGULAR_FROM or np.triu(factor, 1).any():
-        F = whiteners @ factor
-        return F, np.swapaxes(F, -1, -2) @ F
-    F, A = np.empty((n, d, d)), np.empty((n, d, d))
-    for s in range(n):
+        chosen = whiteners[components]
+        F, a = chosen @ factor, (chosen @ apart[:, :, None])[:, :, 0]
+        return a, (a[:, None, :] @ F)[:, 0], np.swapaxes(F, -1, -2) @ F
+    a, pulled, A = np.empty((n, d)), np.empty((n, d)), np.empty((n, d, d))
+    for s, k in enumerate(components):
+        a[s] = whiteners[k] @ apart[s]
         # Fortran routines read the transpose: (L_s^-1 factor)' = factor' L_s^-T, upper triangular throughout.
-        product = dtrmm(1.0, whiteners[s].T, factor.T, side=1, lower=0)
-        F[s] = product.T
-        gram, _ = dlauum(product, lower=0)
+        product = dtrmm(1.0, whiteners[k].T, factor.T, side=1, lower=0)
+        pulled[s] = product @ a[s]
+        gram, _ = dlauum(product, lower=0, overwrite_c=1)
         # Below the diagonal it is zero, so that both halves are one sum, which counts the diagonal twice.
         np.add(gram.T, gram, out=A[s])
         A[s].flat[:: d + 1] /= 2
-    return F, A
+    return a, pulled, A
 
 
 def _mean(forms: Forms) -> np.ndarray:

@@ -31,7 +31,7 @@ from theory.mixture import QueryLaw, Signatures
 # Bytes of dense matrices that are worked on at once for exact variances.
 _CHUNK_BYTES = 64 * 2**20
 # Bytes of query covariances that stay packed at once; those of the signatures come in blocks of so many.
-_PACKED_BYTES = 640 * 2**20
+_PACKED_BYTES = 720 * 2**20
 _BLOCK = 96
 # Rows of a packed matrix's strips are at least this many, and there are at most eight strips.
 _STRIP = 64

@@ -49,7 +49,7 @@ def spectra(A: Float[np.ndarray, "P D D"], b: Float[np.ndarray, "P D"]) -> tuple
     P, D = b.shape
     w, g = np.empty((P, D)), np.empty((P, D))
     # Powers of two, so that scaling is exact; squares of what is left neither overflow nor vanish.
-    scale_A = np.frexp(np.abs(A).max(axis=(1, 2)))[1]
+    scale_A = np.frexp(np.maximum(A.max(axis=(1, 2)), -A.min(axis=(1, 2))))[1]
     scale_b = np.frexp(np.abs(b).max(axis=1))[1]
     work = int(dsytrd_lwork(D + 1, lower=1)[0])
     for p in range(P):
