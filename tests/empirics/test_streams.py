@@ -231,7 +231,11 @@ def test_mnist_missing_says_how_to_install_it(monkeypatch):
         load_stream(StreamConfig(name="mnist"), np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("content", [b"junk", gzip.compress(b"1,2,3\n"), gzip.compress(b"a,b\n"), gzip.compress(b"300," * 784 + b"1\n")])
+@pytest.mark.parametrize(
+    "content",
+    [b"junk", gzip.compress(b"1,2,3\n"), gzip.compress(b"a,b\n"), gzip.compress(b"300," * 784 + b"1\n")],
+    ids=["no archive", "too short", "no numbers", "too bright"],
+)
 def test_a_damaged_mnist_file_is_told(monkeypatch, tmp_path, content):
     (tmp_path / "mnist_5k.csv.gz").write_bytes(content)
     monkeypatch.setattr(corpora, "_locate", lambda *_: tmp_path / "mnist_5k.csv.gz")
