@@ -1,4 +1,4 @@
-"""Adapters: a selective composition of earlier tasks' rank-one units plus new ones (pipeline.md, section 1).
+"""Adapters: a selective composition of earlier tasks' rank-one units plus new ones (after Le et al., arXiv:2603.13235).
 
 The adapted weight of task k is ``W0 + sum_j s_kj b_j a_j' + alpha sum_r b_r a_r'``. Folded, that is one low-rank update of
 rank (pool + new), which is how it is applied and how it is saved for PEFT.
