@@ -16,9 +16,9 @@ from rich.text import Text
 
 from empirics.config import RunConfig
 from empirics.evaluation import ARMS
-from empirics.metrics import Paired, paired
+from empirics.metrics import holm, paired
 from empirics.record import read_json, read_parquet, write_bytes, write_json, write_parquet
-from empirics.report import Report
+from empirics.report import Report, difference_text, markdown_table
 from theory.errors import InputError
 
 SCHEMA = 1
@@ -106,7 +106,8 @@ def _differences(base: RunConfig, variants: Sequence[Variant], folder: Path) -> 
     others = {run: _wrong(v, folder) for run, v in runs.items() if run != variants[0].run}
     for arm in ARMS:
         found = {run: paired(wrong[arm], own[arm], base.bounds.confidence) for run, wrong in others.items()}
-        out |= {(arm, run): asdict(found[run]) | {"p_holm": p} for run, p in _holm(found).items()}
+        adjusted = holm(np.array([item.p for item in found.values()]))
+        out |= {(arm, run): asdict(item) | {"p_holm": float(p)} for (run, item), p in zip(found.items(), adjusted, strict=True)}
     return out
 
 
@@ -118,14 +119,6 @@ def _wrong(variant: Variant, folder: Path) -> dict[str, Bool[np.ndarray, " n"]]:
     if missing:
         raise InputError(str(path), f"holds no retrieval of {', '.join(missing)} in dimension {dimension}; remove {path.parent} and go on")
     return {arm: (frame[f"{arm}-{dimension}:retrieved"] != frame["task"]).to_numpy() for arm in ARMS}
-
-
-def _holm(found: Mapping[str, Paired]) -> dict[str, float]:
-    """p-values corrected for their number (Holm 1979)."""
-    out, least = {}, 0.0
-    for j, (run, item) in enumerate(sorted(found.items(), key=lambda pair: pair[1].p)):
-        out[run] = least = max(least, min(1.0, (len(found) - j) * item.p))
-    return out
 
 
 def _row(variant: Variant, arm: str, report: Report) -> dict[str, Any]:
@@ -214,7 +207,7 @@ def table_rows(summary: Mapping[str, Any], group: str) -> tuple[tuple[str, ...],
                 row["arm"],
                 f"{row['retrieval_error']:.3f}",
                 f"{row['low']:.3f}-{row['high']:.3f}",
-                nothing if difference is None else _difference(difference),
+                nothing if difference is None else difference_text(difference, 0.05),
                 f"{row['accuracy']:.3f}",
                 f"{row['within_task_accuracy']:.3f}",
                 predicted,
@@ -228,11 +221,6 @@ def table_rows(summary: Mapping[str, Any], group: str) -> tuple[tuple[str, ...],
     return _HEADER, body
 
 
-def _difference(found: Mapping[str, float]) -> str:
-    star = " *" if found["p_holm"] < 0.05 else ""
-    return f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f}){star}"
-
-
 def _groups(summary: Mapping[str, Any]) -> list[str]:
     # Of a base alone there is still a table.
     return list(dict.fromkeys(row["group"] for row in summary["variants"] if row["group"])) or [BASE]
@@ -244,10 +232,9 @@ def markdown(summary: Mapping[str, Any]) -> str:
     parts = [f"# Ablation: {summary['stream']}, seed {summary['seed']}", f"Documents: {documents}.", LEGEND]
     for group in _groups(summary):
         header, body = table_rows(summary, group)
-        lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header), *("| " + " | ".join(row) + " |" for row in body)]
         settings = {row["variant"]: _changes(row) for row in summary["variants"] if row["group"] == group}
         changed = [f"- {name}: {changes or 'nothing changed'}" for name, changes in settings.items()]
-        parts += [f"## {group}", "\n".join(lines), "\n".join(changed)]
+        parts += [f"## {group}", markdown_table(header, body), "\n".join(changed)]
     if summary["left_out"]:
         parts += ["## Left out", "\n".join(f"- {name}: {why}." for name, why in summary["left_out"].items())]
     return "\n\n".join(parts) + "\n"

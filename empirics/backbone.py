@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from torch import nn
 from empirics.anatomy import first_argument
 from empirics.config import BackboneConfig
 from empirics.encoder import Advance, Backbone, assemble, batches, check_embeddings, pixels, suffix
+from empirics.packages import package_file
 from theory.errors import InputError
 
 __all__ = [
@@ -88,14 +88,10 @@ def _image_processor(folder: Path, model: nn.Module) -> Any:
 
 
 def _packaged() -> Path:
-    try:
-        files = importlib.metadata.distribution(_PACKAGE).files or []
-    except importlib.metadata.PackageNotFoundError:
-        raise InputError(_PACKAGE, f"is not installed; {_INSTALL}") from None
-    for entry in files:
-        if entry.name == "model.safetensors":
-            return Path(str(entry.locate())).parent
-    raise InputError(_PACKAGE, f"holds no weights; {_INSTALL}")
+    weights = package_file(_PACKAGE, "model.safetensors", _INSTALL)
+    if weights is None:
+        raise InputError(_PACKAGE, f"holds no weights; {_INSTALL}")
+    return weights.parent
 
 
 class PrefixSource(Protocol):

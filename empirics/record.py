@@ -9,7 +9,6 @@ import platform
 import resource
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,24 +26,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from theory.errors import InputError
+from theory.files import write_whole
 
 _PACKAGES = ("proteus-bounds", "numpy", "scipy", "torch", "transformers", "peft", "scikit-learn", "pandas", "pyarrow", "safetensors")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a temporary file beside it, synced, then renamed over it."""
+    """Write a file whole or not at all, in a folder that is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, data)
 
 
 def write_json(path: Path, content: Any) -> None:

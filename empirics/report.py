@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -214,9 +214,16 @@ def verdict(report: Report) -> str:
     return text + (f"; vacuous: {', '.join(vacuous)}." if vacuous else ".")
 
 
-def _markdown_table(header: list[str], body: list[list[str]]) -> str:
+def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body])
+
+
+def difference_text(found: Mapping[str, float], level: float) -> str:
+    """A difference with its interval, and a star if its corrected p-value `p_holm` is below the level."""
+    star = " *" if found["p_holm"] < level else ""
+    return f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f}){star}"
 
 
 def markdown(report: Report) -> str:
@@ -227,17 +234,17 @@ def markdown(report: Report) -> str:
         parts.append(_NOT_EXCHANGEABLE)
     for arm in report.arms:
         parts.append(f"## {_ARM[arm.arm]}, dimension {arm.dimension}, query law: {arm.law}")
-        parts.append(_markdown_table(*_rows([*arm.tasks, arm.overall])))
+        parts.append(markdown_table(*_rows([*arm.tasks, arm.overall])))
         if silent := _silent([u.rungs for u in [*arm.tasks, arm.overall]]):
             parts.append(silent)
         for unit in [*arm.tasks, arm.overall]:
             for name, rung in unit.rungs.items():
                 if not rung.holds:
                     parts.append(f"- {unit.name}, {name} = {rung.value:.3g} did not hold: {rung.broken_assumption}.")
-        parts.append(_markdown_table(*_law_rows([*arm.tasks, arm.overall])))
-    parts.append("## Retrieval and accuracy\n\n" + _markdown_table(*_retrieval_rows(report)))
+        parts.append(markdown_table(*_law_rows([*arm.tasks, arm.overall])))
+    parts.append("## Retrieval and accuracy\n\n" + markdown_table(*_retrieval_rows(report)))
     parts.append(f"## Every true cluster ({_ARM[report.headline.arm]}, query law: {report.headline.law})")
-    parts.append(_markdown_table(*_rows(report.clusters)))
+    parts.append(markdown_table(*_rows(report.clusters)))
     parts.append("## Assumption levels\n\n" + "\n".join(f"- {a.value}: {a.statement}." for a in Assumption))
     env = run["environment"]
     seconds = run["phases_seconds"]

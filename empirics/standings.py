@@ -15,6 +15,7 @@ from rich.text import Text
 from empirics.config import RunConfig
 from empirics.metrics import holm, paired, resampled
 from empirics.record import read_json, read_parquet, write_bytes, write_json, write_parquet
+from empirics.report import difference_text, markdown_table
 from theory.certificates import Measured
 from theory.errors import InputError
 
@@ -182,7 +183,7 @@ def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
                 "{:.3f}-{:.3f}".format(*row["intervals"]["accuracy"]),
                 f"{row['retrieval_error']:.3f}",
                 "{:.3f}-{:.3f}".format(*row["intervals"]["retrieval_error"]),
-                "reference" if versus is None else _difference(versus["retrieval_error"], summary["confidence"]),
+                "reference" if versus is None else difference_text(versus["retrieval_error"], 1 - summary["confidence"]),
                 f"{row['told_accuracy']:.3f}",
                 f"{row['cumulative_accuracy']:.3f}",
                 f"{row['forgetting']:.3f}",
@@ -214,11 +215,6 @@ def cost_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def _shown(row: dict[str, Any]) -> str:
     return f"({row['name']})" if row["role"] == "control" else row["name"]
-
-
-def _difference(found: dict[str, float], confidence: float) -> str:
-    star = " *" if found["p_holm"] < 1 - confidence else ""
-    return f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f}){star}"
 
 
 LEGEND = (
@@ -274,14 +270,7 @@ def markdown(summary: dict[str, Any]) -> str:
     """The comparison as a Markdown page."""
     lines = [f"# {heading(summary)}", "", conditions(summary), ""]
     for (header, body), legend in ((table_rows(summary), LEGEND), (cost_rows(summary), COST_LEGEND)):
-        lines += [
-            "| " + " | ".join(header) + " |",
-            "|" + " --- |" * len(header),
-            *("| " + " | ".join(row) + " |" for row in body),
-            "",
-            legend,
-            "",
-        ]
+        lines += [markdown_table(header, body), "", legend, ""]
     lines += [
         "## What each method stores, in bytes (first cell)",
         "",

@@ -139,13 +139,8 @@ def train_adapter(
         raise InputError(f"task {task}", "has one class only; a task needs at least two")
     if not np.array_equal(classes, np.arange(classes.size)) or len(labels) != len(indices):
         raise InputError("labels", f"of task {task} are not 0 to C - 1, one a document")
-    means = np.stack([cache.frozen[indices[labels == c]].mean(axis=0) for c in classes])
-    pool_adapters = earlier if adapter_config.compose else ()
-    modules = {}
-    for name, base in backbone.projections(adapter_config.targets).items():
-        pool = pool_units(pool_adapters, name, (base.in_features, base.out_features))
-        _check_room(name, base, pool, adapter_config)
-        modules[name] = _Composed(base, pool, adapter_config, rng, backbone.device)
+    means = _class_means(cache, indices, labels)
+    modules = _modules(backbone, earlier if adapter_config.compose else (), adapter_config, rng)
     adapter, log, _ = _train(backbone, cache, indices, labels, task, earlier, modules, means, adapter_config, config, rng, advance)
     return adapter, log
 
@@ -190,18 +185,31 @@ def continue_adapter(
     classes = np.unique(labels)
     if not np.array_equal(classes, known + np.arange(classes.size)):
         raise InputError("labels", f"of task {task} are not {known} to {known + classes.size - 1}, which follow the classes known so far")
-    alone = adapter_config.model_copy(update={"compose": False, "orthogonality": 0.0, "orthogonal": "penalty"})
-    means = np.stack([cache.frozen[indices[labels == c]].mean(axis=0) for c in classes])
-    modules = {}
-    for name, base in backbone.projections(adapter_config.targets).items():
-        modules[name] = _Composed(base, pool_units((), name, (base.in_features, base.out_features)), alone, rng, backbone.device)
-        if before is not None:
-            with torch.no_grad():
-                modules[name].a.copy_(torch.from_numpy(before[0].new[name].a))
-                modules[name].b.copy_(torch.from_numpy(before[0].new[name].b))
-    head = means if before is None else np.concatenate([before[1], means])
+    alone = adapter_config.alone()
+    modules, head = _modules(backbone, (), alone, rng), _class_means(cache, indices, labels)
+    if before is not None:
+        head = np.concatenate([before[1], head])
+        with torch.no_grad():
+            for name, module in modules.items():
+                module.a.copy_(torch.from_numpy(before[0].new[name].a))
+                module.b.copy_(torch.from_numpy(before[0].new[name].b))
     adapter, _, head = _train(backbone, cache, indices, labels, task, (), modules, head, alone, config, rng, None)
     return adapter, head
+
+
+def _class_means(cache: PrefixSource, indices: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "c d"]:
+    """Mean frozen embedding of each class that there is, in order."""
+    return np.stack([cache.frozen[indices[labels == c]].mean(axis=0) for c in np.unique(labels)])
+
+
+def _modules(backbone: Backbone, earlier: Sequence[Adapter], config: AdapterConfig, rng: np.random.Generator) -> dict[str, _Composed]:
+    """A projection in training for each that is adapted, over the pool of earlier adapters."""
+    modules = {}
+    for name, base in backbone.projections(config.targets).items():
+        pool = pool_units(earlier, name, (base.in_features, base.out_features))
+        _check_room(name, base, pool, config)
+        modules[name] = _Composed(base, pool, config, rng, backbone.device)
+    return modules
 
 
 def _train(

@@ -201,10 +201,7 @@ class RetrievalSets:
         InputError
             If shapes disagree, a score is NaN or infinite, a task is unknown, or a level is outside (0, 1).
         """
-        _check_level("alpha", alpha)
-        if beta is not None:
-            _check_level("beta", beta)
-        task_scores = _check_scores("task_scores", task_scores)
+        task_scores = _calibration(task_scores, alpha, beta)
         n, m = task_scores.shape
         task = _check_task(task, n, m)
         own = nonconformity(task_scores)[np.arange(n), task]
@@ -301,10 +298,7 @@ class Reject:
         InputError
             If shapes disagree, a score is NaN or infinite, a task is unknown, or a level is outside (0, 1).
         """
-        _check_level("alpha", alpha)
-        if beta is not None:
-            _check_level("beta", beta)
-        task_scores = _check_scores("task_scores", task_scores)
+        task_scores = _calibration(task_scores, alpha, beta)
         n, m = task_scores.shape
         winning = task_scores.min(axis=1)
         if task is None:
@@ -368,6 +362,14 @@ class Reject:
 def _check_level(argument: str, level: float) -> None:
     if not 0 < level < 1:
         raise InputError(argument, f"{level} is not inside (0, 1)")
+
+
+def _calibration(task_scores: Float[np.ndarray, "n m"], alpha: float, beta: float | None) -> Float[np.ndarray, "n m"]:
+    """Checked scores of the calibration queries; the levels are checked first."""
+    _check_level("alpha", alpha)
+    if beta is not None:
+        _check_level("beta", beta)
+    return _check_scores("task_scores", task_scores)
 
 
 def _check_scores(argument: str, scores: Float[np.ndarray, "n m"], tasks: int | None = None) -> Float[np.ndarray, "n m"]:

@@ -1,7 +1,9 @@
-"""Signatures and query moments from files: `.safetensors` or `.npz`, never pickle (theory/README.md, Setting)."""
+"""Signatures and query moments from files: `.safetensors` or `.npz`, never pickle (theory/README.md, Setting); and whole files written."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -12,6 +14,21 @@ from safetensors.numpy import load_file
 from theory.errors import InputError
 from theory.lowrank import LowRankGaussians, LowRankSignatures
 from theory.mixture import QueryLaw, Signatures
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a temporary file beside it, synced, then renamed over it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def read_arrays(path: Path | str) -> dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ def joint(problem: Problem) -> Outcome:
     and documents as the adapters of all tasks together, and has the rank of one of them.
     """
     stream, backbone, config = problem.stream, problem.backbone, problem.config
-    alone = config.adapter.model_copy(update={"compose": False, "orthogonality": 0.0, "orthogonal": "penalty"})
+    alone = config.adapter.alone()
     own, test = stream.where("train"), stream.where("test")
     start = time.perf_counter()
     adapter, _ = train_adapter(

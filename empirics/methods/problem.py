@@ -125,18 +125,15 @@ def from_class_scores(
     InputError
         If a score is NaN.
     """
-    test = problem.stream.where("test")
-    true = problem.stream.task[test]
-    m, n = problem.tasks, test.size
-    task, cluster, told = (np.full((m, n), -1) for _ in range(3))
-    for i in range(m):
+    true, (task, cluster, told) = _unanswered(problem)
+    for i in range(problem.tasks):
         seen = true <= i
         scores = _checked(at_stage(i)[seen], i)
         owner = problem.class_task[: scores.shape[1]]
         cluster[i, seen] = scores.argmax(axis=1)
         task[i, seen] = owner[cluster[i, seen]]
         told[i, seen] = np.where(owner == true[seen, None], scores, -np.inf).argmax(axis=1)
-    best = np.stack([scores[:, owner == k].max(axis=1) for k in range(m)], axis=1)
+    best = np.stack([scores[:, owner == k].max(axis=1) for k in range(problem.tasks)], axis=1)
     return Outcome(task, cluster, told, -best, dict(stored), dict(seconds))
 
 
@@ -163,18 +160,21 @@ def from_task_scores(
     InputError
         If a score is NaN.
     """
-    test = problem.stream.where("test")
-    true = problem.stream.task[test]
-    m, n = problem.tasks, test.size
-    task, cluster, told = (np.full((m, n), -1) for _ in range(3))
-    rows = np.arange(n)
-    for i in range(m):
+    true, (task, cluster, told) = _unanswered(problem)
+    rows = np.arange(true.size)
+    for i in range(problem.tasks):
         seen = true <= i
         scores = _checked(at_stage(i), i)
         task[i, seen] = scores[seen].argmin(axis=1)
         cluster[i, seen] = predicted[rows, task[i]][seen]
         told[i, seen] = predicted[rows, true][seen]
     return Outcome(task, cluster, told, scores, dict(stored), dict(seconds))
+
+
+def _unanswered(problem: Problem) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, "3 m n"]]:
+    """True task of each test document, and tables for retrieved task, class, and class if told, which hold -1."""
+    true = problem.stream.task[problem.stream.where("test")]
+    return true, np.full((3, problem.tasks, true.size), -1)
 
 
 def _checked(scores: Float[np.ndarray, "n t"], stage: int) -> Float[np.ndarray, "n t"]:

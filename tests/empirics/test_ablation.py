@@ -9,8 +9,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast
+import tiny
 from typer.testing import CliRunner
 
 from empirics import ablation, cli, embedding, pipeline
@@ -42,12 +41,7 @@ dimension:
 def base(tmp_path_factory) -> RunConfig:
     """A tiny random encoder, and texts of three tasks that differ in their letters."""
     folder = tmp_path_factory.mktemp("encoder")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(p + c for c in "abcdefghijklmnopqrstuvwxyz" for p in ("", "##"))]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(3)
-    shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 32}
-    BertModel(BertConfig(vocab_size=64, **shape)).eval().save_pretrained(folder)
+    tiny.save_bert(folder, layers=3, positions=32)
     rng, rows = np.random.default_rng(0), []
     for k, letters in enumerate(("abcdefghij", "fghijklmno", "pqrstuvwxyz")):
         for c in range(2):

@@ -15,7 +15,6 @@ import tiny
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from empirics.adapters import active
 from empirics.backbone import embed, encode_prefix
@@ -214,14 +213,7 @@ def test_the_certificate_holds_as_often_as_it_says(monkeypatch):
 def encoder(tmp_path_factory):
     """A tiny random encoder with a tokenizer, as a folder that AutoModel loads."""
     folder = tmp_path_factory.mktemp("encoder")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(p + c for c in "abcdefghijklmnopqrstuvwxyz" for p in ("", "##"))]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(3)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 64}
-    model = BertModel(BertConfig(vocab_size=64, **shape)).eval()
-    model.save_pretrained(folder)
-    return folder, model
+    return folder, tiny.save_bert(folder, layers=2, positions=64)
 
 
 def test_folders_of_peft_are_certified_from_the_command_line(encoder, tmp_path, monkeypatch, capsys):

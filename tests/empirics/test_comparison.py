@@ -9,12 +9,11 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast
+import tiny
 
-from empirics import comparison
+from empirics import comparison, embedding
 from empirics.cli import main
-from empirics.comparison import check_stream, chosen_methods, compare, independent, task_orders, without_query
+from empirics.comparison import check_stream, chosen_methods, compare, task_orders, without_query
 from empirics.config import RunConfig, load_config
 from empirics.methods import METHODS
 from empirics.metrics import holm, paired, resampled
@@ -35,12 +34,7 @@ TIMES = ("seconds", "peak_bytes")
 def encoder(tmp_path_factory):
     """A tiny random encoder with a tokenizer, as a folder that AutoModel loads."""
     folder = tmp_path_factory.mktemp("encoder")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(p + c for c in "abcdefghijklmnopqrstuvwxyz" for p in ("", "##"))]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(3)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 64}
-    BertModel(BertConfig(vocab_size=64, **shape)).eval().save_pretrained(folder)
+    tiny.save_bert(folder, layers=2, positions=64)
     return folder
 
 
@@ -175,7 +169,8 @@ def test_it_continues_without_doing_anything_again(done, config, tmp_path, monke
     def nothing(*_: object) -> None:
         raise AssertionError("a finished comparison was started again")
 
-    monkeypatch.setattr(comparison, "load_stream", nothing)
+    for module in (comparison, embedding):
+        monkeypatch.setattr(module, "load_stream", nothing)
     assert _untimed(compare(config, copy, quiet=True)) == _untimed(summary)
 
 
@@ -237,7 +232,7 @@ def test_methods_are_chosen_by_name_in_the_tables_order(config):
     chosen = config.model_copy(update={"compare": config.compare.model_copy(update={"methods": ("told", "proteus")})})
     assert [method.name for method in chosen_methods(chosen)] == ["proteus", "told"]
     assert len(set(NAMES)) == len(NAMES)
-    alone = independent(config.adapter.model_copy(update={"orthogonal": "projection"}))
+    alone = config.adapter.model_copy(update={"orthogonal": "projection"}).alone()
     assert (alone.compose, alone.orthogonality, alone.orthogonal, alone.rank) == (False, 0, "penalty", config.adapter.rank)
 
 

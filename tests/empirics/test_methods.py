@@ -15,7 +15,6 @@ from peft.tuners.lora.config import ArrowConfig
 
 from empirics.adapters import Adapter, Units, active, installed
 from empirics.backbone import Backbone, embed, encode_prefix
-from empirics.comparison import independent
 from empirics.config import RunConfig
 from empirics.methods import METHODS
 from empirics.methods.arrow import Routed, gate_shares, prototype, routed
@@ -70,7 +69,7 @@ def problem(what: Stream | None = None, settings: RunConfig | None = None) -> Pr
 
 def adapters(given: Problem) -> dict[str, AdapterSet]:
     own = given.config.adapter
-    return {"composed": train_adapters(given, own), "independent": train_adapters(given, independent(own))}
+    return {"composed": train_adapters(given, own), "independent": train_adapters(given, own.alone())}
 
 
 def answers(given: Problem, sets: dict[str, AdapterSet] | None = None) -> dict[str, Outcome]:
@@ -176,7 +175,7 @@ def test_a_task_space_holds_no_other_tasks_training_documents(plain):
 def test_independent_adapters_do_not_know_of_one_another(plain):
     given, sets, _ = plain
     turned = dataclasses.replace(given, stream=reordered(given.stream, [2, 1, 0]))
-    found = train_adapters(turned, independent(given.config.adapter))
+    found = train_adapters(turned, given.config.adapter.alone())
     assert _bytes(found.adapters[::-1]) == _bytes(sets["independent"].adapters)
     assert all(x.composition[name].size == 0 for x in found.adapters for name in x.folded)
     composed = train_adapters(turned, given.config.adapter)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from transformers import (
     BertConfig,
     BertModel,
+    BertTokenizerFast,
     DeiTConfig,
     DeiTModel,
     Dinov2Config,
@@ -30,6 +33,19 @@ from empirics.config import BackboneConfig
 def tokenizer(texts, truncation, max_length):
     """One token a character; enough structure for a random encoder."""
     return {"input_ids": [[1, *(3 + ord(c) % 60 for c in text), 2][:max_length] for text in texts]}
+
+
+def save_bert(folder: Path, *, layers: int, positions: int) -> BertModel:
+    """Save a random encoder of letters with its tokenizer, as a folder that AutoModel loads."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(p + c for c in "abcdefghijklmnopqrstuvwxyz" for p in ("", "##"))]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(3)
+    shape = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
+    config = BertConfig(vocab_size=64, num_hidden_layers=layers, max_position_embeddings=positions, **shape)
+    model = BertModel(config).eval()
+    model.save_pretrained(folder)
+    return model
 
 
 def assembled(model, config: BackboneConfig) -> Backbone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import runpy
 import sys
 from functools import partial
@@ -420,7 +421,7 @@ def test_the_command_prints_and_writes_the_same_page(monkeypatch, tmp_path, caps
     assert capsys.readouterr().out == printed
     # A write that fails leaves the page as it was, and nothing beside it.
     monkeypatch.setattr(table_module, "report", lambda rng: "a newer page")
-    monkeypatch.setattr(table_module.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
     with pytest.raises(OSError, match="disk"):
         main(["--out", str(page)])
     assert page.read_text("utf-8") == printed and list(tmp_path.iterdir()) == [page]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from theory.files import write_whole
 from theory.published.criterion import Reading
 from theory.published.search import Family, counterexample
 from theory.published.tails import LOG_RATIOS, failure_table, first_failure, tail_claim, tail_table, tied_limit
@@ -148,20 +147,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--out: {options.out} is a folder, or is in none that exists; name a file in a folder that does")
     page = report(np.random.default_rng(options.seed))
     if options.out is not None:
-        _write(options.out, page)
+        write_whole(options.out, page.encode())
     print(page, end="")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a temporary file beside it, synced, then renamed over it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
