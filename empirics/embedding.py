@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,8 @@ def use_threads(config: RunConfig) -> None:
     """Set what holds for the whole process: computing threads, and sums in a fixed order."""
     if config.threads:
         torch.set_num_threads(config.threads)
+    # Without a workspace of fixed size cuBLAS refuses to be deterministic; it reads this when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
 
 
