@@ -263,7 +263,7 @@ def measures(problem: Problem, outcome: Outcome, alone: np.ndarray | None) -> di
         batches = {
             # The same batches for every method.
             str(b): float(np.mean(batch_errors(outcome.scores, task, b, problem.generator("batches", b))))
-            for b in problem.config.compare.batches
+            for b in problem.config.retrieval.batches
         }
     return {
         "average_accuracy": average_accuracy(accuracy),

@@ -143,6 +143,13 @@ class HeadConfig(Group):
     random_features: int = Field(2000, ge=1, description="width of the random projection")
 
 
+class RetrievalConfig(Group):
+    """How a task is retrieved from scores."""
+
+    rule: Literal["max", "mixture"] = Field("max", description="a task's score: its least component's (as published), or its mixture's")
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field((4, 16, 64), description="sizes of task-pure batches of the leak control")
+
+
 class QueryLawConfig(Group):
     """What bounds assume of a query; fitted to its own held-out part."""
 
@@ -157,10 +164,10 @@ class QueryLawConfig(Group):
 class BoundsConfig(Group):
     """How bounds are computed and judged."""
 
-    arm: Literal["paper", "ratio", "frozen"] = Field("paper", description="retrieval whose bounds head the report")
+    arm: Literal["paper", "ratio", "frozen", "both"] = Field("both", description="retrieval whose bounds head the report")
     confidence: float = Field(0.95, gt=0, lt=1, description="of intervals, simulations and certificates")
     simulations: int = Field(100_000, ge=1000, description="draws from a query law")
-    batch: int = Field(1, ge=1, description="queries of one task whose scores L4 adds before it retrieves")
+    batch: int = Field(1, ge=1, description="queries of one task whose scores L4 adds; L4 then bounds the error of batches")
     intersections: int = Field(0, ge=0, description="exact overlaps for L5b per query component; 0 leaves L5b at L5")
     student: float | None = Field(None, gt=0, description="degrees of freedom of the common scale for L11; none leaves it out")
     kl: float | None = Field(None, ge=0, description="KL divergence in nats for L12; none leaves it out")
@@ -173,7 +180,6 @@ class CompareConfig(Group):
     orders: int = Field(1, ge=1, description="task orders for each seed: the stream's own, then random ones")
     methods: tuple[str, ...] | None = Field(None, min_length=1, description="names of methods; all if null")
     reference: str = Field("proteus", description="method that the others are tested against")
-    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field((4, 16, 64), description="sizes of task-pure batches of the leak control")
     random_features: int = Field(2000, ge=1, description="width of the ridge rival's random projection")
     keys: int = Field(5, ge=1, description="keys a task of the key-matching rival")
     replayed: int = Field(64, ge=2, description="features drawn a class by the replay rival")
@@ -189,6 +195,7 @@ class RunConfig(Group):
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig = TrainingConfig()
     signature: RunSignatureConfig = RunSignatureConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
     query_law: QueryLawConfig = QueryLawConfig()
     head: HeadConfig = HeadConfig()
     bounds: BoundsConfig = BoundsConfig()

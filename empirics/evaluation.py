@@ -12,6 +12,7 @@ import pandas as pd
 
 from empirics.compare import Distances, judge_law, judge_rung
 from empirics.config import BoundsConfig, RunConfig
+from empirics.metrics import batch_errors, batch_outcomes
 from empirics.record import PhaseClock, read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet
 from empirics.report import SCHEMA, Report, markdown
 from empirics.seeding import generator
@@ -25,7 +26,7 @@ from theory.mixture import QueryLaw, Rule, well_specified
 from theory.robust import Student
 from theory.slack import slack
 
-ARMS = ("paper", "ratio", "frozen")
+ARMS = ("paper", "ratio", "frozen", "both")
 # Rate at which a conformal retrieval set may miss the true task.
 _ALPHA = 0.05
 
@@ -53,9 +54,9 @@ def evaluate(folder: Path, clock: PhaseClock) -> Report:
     test, query = read_parquet(folder / "predictions.parquet"), read_parquet(folder / "calibration.parquet")
     class_names = [f"{t['name']}/{c}" for t in about["tasks"] for c in t["classes"]]
     dimension = config.signature.dimension
-    laws = {"paper": ("mixture", "gaussian"), "ratio": ("mixture", "gaussian"), "frozen": ("mixture", "gaussian", "well-specified")}
+    laws = {arm: ("mixture", "gaussian") for arm in ARMS} | {"frozen": ("mixture", "gaussian", "well-specified")}
     arms, frames, pair_frames, slack_frames = [], [], [], []
-    rules = {path.stem: _load_rule(path, names) for path in sorted((folder / "signatures").glob("*.safetensors"))}
+    rules = {path.stem: _load_rule(path, names, config) for path in sorted((folder / "signatures").glob("*.safetensors"))}
     with clock.phase("bounds", sum(map(len, laws.values()))) as advance:
         for arm in ARMS:
             key = f"{arm}-{dimension}"
@@ -162,26 +163,34 @@ def _judged(
     task, cluster = test["task"].to_numpy(), _cluster(test, law.name, config)
     distance = test[f"{key}:distance"].to_numpy()
     predicted = predicted_own_distances(signatures, law, rng, clusters_are_components=components_are_classes(config))
-    distances = Distances({int(t): distance[cluster == t] for t in np.unique(cluster)}, predicted, dimension)
+    distances = Distances({int(t): distance[cluster == t] for t in np.unique(cluster)}, predicted, signatures.dimension)
+    energies = test[_energies(key, signatures.names)].to_numpy()
 
-    def unit(name: str, rows: np.ndarray, rungs: Mapping[str, Any], clusters: np.ndarray) -> dict[str, Any]:
+    def unit(name: str, rows: np.ndarray, rungs: Mapping[str, Bound], clusters: np.ndarray, within: np.ndarray) -> dict[str, Any]:
         measured = Measured(int(wrong[rows].sum()), int(rows.sum()), config.bounds.confidence)
         judged = judge_law(measured, rungs["L6"], distances, clusters)
-        return {
-            "name": name,
-            "measured": measured.to_dict(),
-            "law": judged,
-            "rungs": {rung: judge_rung(b, measured, judged, exchangeable) for rung, b in rungs.items()},
-        }
+        rows_of = {rung: judge_rung(b, measured, judged, exchangeable) for rung, b in rungs.items()}
+        out = {"name": name, "measured": measured.to_dict(), "law": judged, "rungs": rows_of}
+        if config.bounds.batch == 1:
+            return out
+        # L4 then bounds another event: that a batch is sent to a wrong task.
+        outcomes = batch_outcomes(energies[rows], task[rows], within[rows], config.bounds.batch, rng)
+        if not outcomes.size:
+            unmeasured = f"not measured: fewer than {config.bounds.batch} test documents"
+            rows_of["L4"] |= {"holds": True, "broken_assumption": None, "guarantee": False, "note": unmeasured}
+            return out
+        batch = Measured(int(outcomes.sum()), outcomes.size, config.bounds.confidence)
+        rows_of["L4"] = judge_rung(rungs["L4"], batch, judged, exchangeable)
+        return out | {"batch": batch.to_dict()}
 
     cluster_names = class_names if _by_class(law.name, config) else signatures.names
     return {
         "arm": arm,
         "dimension": dimension,
         "law": found.law,
-        "overall": unit("overall", np.ones(len(test), dtype=bool), found.overall, np.unique(cluster)),
-        "tasks": [unit(signatures.names[k], task == k, r, np.unique(cluster[task == k])) for k, r in found.tasks.items()],
-        "clusters": [unit(cluster_names[t], cluster == t, r, np.array([t])) for (_, t), r in found.clusters.items()],
+        "overall": unit("overall", np.ones(len(test), dtype=bool), found.overall, np.unique(cluster), task),
+        "tasks": [unit(signatures.names[k], task == k, r, np.unique(cluster[task == k]), task) for k, r in found.tasks.items()],
+        "clusters": [unit(cluster_names[t], cluster == t, r, np.array([t]), cluster) for (_, t), r in found.clusters.items()],
     }
 
 
@@ -194,8 +203,10 @@ def _measured_table(
         arm, _, dimension = key.rpartition("-")
         wrong = (test[f"{key}:retrieved"] != test["task"]).to_numpy()
         right = ~wrong & (test[f"{key}:prediction"] == test["label"]).to_numpy()
-        energies = [f"{key}:energy:{name}" for name in names]
-        sets = conformal_sets(query[energies].to_numpy(), query["task"].to_numpy(), test[energies].to_numpy(), _ALPHA)
+        columns = _energies(key, names)
+        scores = test[columns].to_numpy()
+        sets = conformal_sets(query[columns].to_numpy(), query["task"].to_numpy(), scores, _ALPHA)
+        pure = {b: batch_errors(scores, task, b, generator(config.seed, "batch", key, b)) for b in config.retrieval.batches}
         out.append(
             {
                 "arm": arm,
@@ -205,6 +216,7 @@ def _measured_table(
                 "macro_error": float(np.mean([wrong[task == k].mean() for k in range(len(names))])),
                 "accuracy": float(right.mean()),
                 "within_task_accuracy": float(right.sum() / max(1, (~wrong).sum())),
+                "batch_error": {str(size): float(np.nanmean(errors)) for size, errors in pure.items()},
                 "conformal": {
                     "alpha": _ALPHA,
                     "coverage": float(sets[np.arange(len(task)), task].mean()),
@@ -215,8 +227,13 @@ def _measured_table(
     return out
 
 
-def _load_rule(path: Path, names: tuple[str, ...]) -> Rule:
-    return Rule(*read_rule_tensors(read_tensors(path), names))
+def _energies(key: str, names: tuple[str, ...]) -> list[str]:
+    """Columns of the task scores of an arm in a dimension."""
+    return [f"{key}:energy:{name}" for name in names]
+
+
+def _load_rule(path: Path, names: tuple[str, ...], config: RunConfig) -> Rule:
+    return Rule(*read_rule_tensors(read_tensors(path), names), config.retrieval.rule)
 
 
 def _load_law(path: Path, name: str) -> QueryLaw:

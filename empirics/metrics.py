@@ -104,17 +104,41 @@ def batch_errors(
         raise InputError("size", f"is {size}; a batch holds at least one document")
     out = np.full(scores.shape[1], np.nan)
     for k in range(scores.shape[1]):
-        own = scores[task == k]
-        if not len(own):
+        own = task == k
+        count = int(own.sum())
+        if not count:
             continue
-        width = min(size, len(own))
-        whole = len(own) // width
-        wrong = [
-            (own[rng.permutation(len(own))[: whole * width]].reshape(whole, width, -1).sum(axis=1).argmin(axis=1) != k).mean()
-            for _ in range(1 if width in (1, len(own)) else repeats)
-        ]
-        out[k] = float(np.mean(wrong)) if width > 1 else float((own.argmin(axis=1) != k).mean())
+        width = min(size, count)
+        cuts = 1 if width in (1, count) else repeats
+        out[k] = float(np.mean([batch_outcomes(scores[own], task[own], task[own], width, rng).mean() for _ in range(cuts)]))
     return out
+
+
+def batch_outcomes(
+    scores: Float[np.ndarray, "n m"], task: Int[np.ndarray, " n"], group: Int[np.ndarray, " n"], size: int, rng: np.random.Generator
+) -> Bool[np.ndarray, " b"]:
+    """Whether each batch of one random cut is sent to a wrong task; documents that fill no batch of their group are left out.
+
+    Parameters
+    ----------
+    scores : (n, m) array
+        Of single documents, smaller for likelier tasks; those of a batch are added.
+    task : (n,) int array
+        True tasks.
+    group : (n,) int array
+        What a batch holds one of: a task, or a cluster of it.
+    size : int
+        Documents a batch.
+    rng : numpy.random.Generator
+    """
+    out = [np.empty(0, dtype=bool)]
+    for g in np.unique(group):
+        rows = rng.permutation(np.flatnonzero(group == g))
+        whole = rows.size // size
+        if whole:
+            batches = scores[rows[: whole * size]].reshape(whole, size, -1).sum(axis=1)
+            out.append(batches.argmin(axis=1) != task[rows[0]])
+    return np.concatenate(out)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ It has three stages, each a function of what the one before left: `empirics.embe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,15 +30,7 @@ from theory.mixture import QueryLaw, Rule
 if TYPE_CHECKING:
     from empirics.embedding import Embedded
 
-__all__ = ["ARMS", "Space", "check_signatures", "evaluate", "fit", "run"]
-
-
-@dataclass(frozen=True)
-class Space:
-    """Embeddings of all documents for one arm, projected: in every task's space, or in one shared space."""
-
-    z: Float[np.ndarray, "n S d"]
-    dimension: int
+__all__ = ["ARMS", "check_signatures", "evaluate", "fit", "run"]
 
 
 def run(config: RunConfig, folder: Path, *, quiet: bool = False) -> Report:
@@ -107,14 +99,14 @@ def fit(config: RunConfig, embedded: Embedded, folder: Path, clock: PhaseClock) 
     from empirics.adapters import save_adapter
     from empirics.embedding import encoder_name
 
-    stream, adapted, frozen = embedded.stream, embedded.adapted, embedded.frozen
+    stream = embedded.stream
     parts = training_parts(stream, config.signature, config.seed)
     about = _about(config, stream, embedded.accelerator)
     about["training"] = {task.name: asdict(log) for task, log in zip(stream.tasks, embedded.logs, strict=True)}
     write_json(folder / "run.json", about)
     for adapter in embedded.adapters:
         save_adapter(folder / "adapters" / adapter.task, adapter, encoder_name(config.backbone))
-    test, query, D = stream.where("test"), stream.where("query"), frozen.shape[1]
+    test, query, D = stream.where("test"), stream.where("query"), embedded.frozen.shape[1]
     # The full sample covariance is not to be had in the full dimension, where samples are too few.
     dimensions = [config.signature.dimension] if config.signature.covariance == "full" else [config.signature.dimension, D]
     dimensions = list(dict.fromkeys(dimensions))
@@ -125,25 +117,26 @@ def fit(config: RunConfig, embedded: Embedded, folder: Path, clock: PhaseClock) 
         for dimension in dimensions:
             for arm in ARMS:
                 key = f"{arm}-{dimension}"
-                space = _project(stream, frozen[:, None] if arm == "frozen" else adapted, dimension)
-                rule = _fit_rule(stream, parts, space, arm, config)
+                z = _project(stream, embedded, arm, dimension)
+                rule = _fit_rule(stream, parts, z, arm, config)
                 about["signatures"][key] = {
                     "components": np.bincount(rule.signatures.task).tolist(),
                     "bytes": signature_bytes(rule.signatures),
                 }
                 _save_rule(folder / "signatures" / f"{key}.safetensors", rule)
                 for part, chosen in (("query", query), ("test", test)):
-                    columns[part] |= _retrieval_columns(key, rule, space.z[chosen], stream, chosen, heads[arm == "frozen"], config)
+                    columns[part] |= _retrieval_columns(key, rule, z[chosen], stream, chosen, heads[arm == "frozen"], config)
                 if dimension == config.signature.dimension:
+                    write_tensors(folder / "embeddings" / f"{key}.safetensors", {"query": z[query], "test": z[test]})
                     for components, name in ((None, "mixture"), (1, "gaussian")):
                         rng = generator(config.seed, "query law", arm, name)
                         law_config = config.query_law
                         if law_config.covariance == "auto":
-                            choice = choose_query_law(space.z[query], stream.cluster[query], law_config, rng, components=components)
+                            choice = choose_query_law(z[query], stream.cluster[query], law_config, rng, components=components)
                             law_config = choice.config
                             about["query_laws"][f"{key}-{name}"] = choice.to_dict()
                         law = fit_query_law(
-                            space.z[query],
+                            z[query],
                             stream.task[query],
                             stream.cluster[query],
                             weights,
@@ -201,23 +194,34 @@ def _check_full(config: SignatureConfig, stream: Stream, parts: Sequence[Trainin
         )
 
 
-def _project(stream: Stream, x: Float[np.ndarray, "n S D"], dimension: int) -> Space:
+def _project(stream: Stream, embedded: Embedded, arm: str, dimension: int) -> Float[np.ndarray, "n S d"]:
+    """What an arm sees of all documents, in the spaces that `theory.mixture.Rule.views` knows, projected.
+
+    In single precision, so that the file of embeddings holds exactly what was scored.
+    """
+    x = embedded.frozen[:, None] if arm == "frozen" else embedded.adapted
+    if arm == "both":
+        x = np.concatenate([embedded.frozen[:, None], x], axis=1)
     reservoir = stream.where("reservoir")
-    z = np.stack([fit_projection(x[reservoir, s], dimension)(x[:, s]) for s in range(x.shape[1])], axis=1)
-    return Space(z, dimension)
+    z = [fit_projection(x[reservoir, s], dimension)(x[:, s]).astype(np.float32) for s in range(x.shape[1])]
+    return np.stack(z, axis=1)
 
 
-def _fit_rule(stream: Stream, parts: Sequence[TrainingParts], space: Space, arm: str, config: RunConfig) -> Rule:
-    spaces, labels = [], []
-    for k, part in enumerate(parts):
-        spaces.append(space.z[part.signature, k if space.z.shape[1] > 1 else 0])
-        labels.append(stream.label[part.signature])
-    rng = generator(config.seed, "signatures", arm, space.dimension)
-    signatures = fit_signatures(spaces, labels, tuple(t.name for t in stream.tasks), config.signature, rng)
-    if arm != "ratio":
-        return Rule(signatures)
-    reservoir = stream.where("reservoir")
-    return Rule(signatures, fit_background([space.z[reservoir, k] for k in range(len(stream.tasks))], config.signature))
+def _fit_rule(stream: Stream, parts: Sequence[TrainingParts], z: Float[np.ndarray, "n S d"], arm: str, config: RunConfig) -> Rule:
+    """Signatures of an arm, and its background if it takes a ratio."""
+    m, reservoir = len(stream.tasks), z[stream.where("reservoir")].astype(np.float64)
+    first = 1 if arm == "both" else 0
+    spaces = [0] * m if arm == "frozen" else range(first, first + m)
+    samples = [z[part.signature].astype(np.float64) for part in parts]
+    own = [x[:, s] for x, s in zip(samples, spaces, strict=True)]
+    labels = [stream.label[part.signature] for part in parts]
+    rng = generator(config.seed, "signatures", arm, z.shape[2])
+    names = tuple(t.name for t in stream.tasks)
+    signatures = fit_signatures(own, labels, names, config.signature, rng, [x[:, 0] for x in samples] if arm == "both" else None)
+    background = None
+    if arm in ("ratio", "both"):
+        background = fit_background([reservoir[:, s] for s in spaces], config.signature, reservoir[:, 0] if arm == "both" else None)
+    return Rule(signatures, background, config.retrieval.rule)
 
 
 def _heads(embedded: Embedded, config: RunConfig) -> dict[bool, list[tuple[ClassifierMixin, np.ndarray]]]:
@@ -244,7 +248,8 @@ def _retrieval_columns(
     per_task = rule.task_scores(scores)
     retrieved = np.argmin(per_task, axis=1)
     true, cluster = stream.task[chosen], stream.cluster[chosen]
-    own = z[np.arange(len(chosen)), true if z.shape[1] > 1 else 0]
+    seen = rule.views(*z.shape[1:])[true]
+    own = z[np.arange(len(chosen))[:, None], seen].reshape(len(chosen), -1)
     distance = np.empty(len(chosen))
     for t in np.unique(cluster):
         rows = cluster == t

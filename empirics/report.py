@@ -15,7 +15,7 @@ from theory.bound import Assumption, Bound
 from theory.ladder import RUNGS, Ladder
 from theory.slack import PIECES
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class _Model(BaseModel):
@@ -75,12 +75,13 @@ class Unit(_Model):
     measured: Interval
     law: LawRow
     rungs: dict[str, RungRow]
+    batch: Interval | None = Field(None, description="error of batches of one task, by which L4 is judged where it bounds that")
 
 
 class Arm(_Model):
     """One way of retrieval under one query law."""
 
-    arm: Literal["paper", "ratio", "frozen"]
+    arm: Literal["paper", "ratio", "frozen", "both"]
     dimension: int
     law: str
     overall: Unit
@@ -107,6 +108,7 @@ class Retrieval(_Model):
     accuracy: float = Field(description="task and class right")
     within_task_accuracy: float = Field(description="class right, given that the task is")
     conformal: Conformal
+    batch_error: dict[str, float] = Field(description="macro error if the scores of so many documents known to be of one task are added")
 
 
 class Headline(_Model):
@@ -120,7 +122,7 @@ class Headline(_Model):
 class Report(_Model):
     """`report.json`."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     headline: Headline
     overall: Unit
     tasks: list[Unit]
@@ -134,6 +136,7 @@ _ARM = {
     "paper": "adapted, least energy (the published rule)",
     "ratio": "adapted, ratio to a background",
     "frozen": "frozen shared space, least energy",
+    "both": "frozen and adapted, energies added",
 }
 _LEGEND = (
     "A value is an upper bound on the error; 'vacuous' means it says nothing. [x] means the bound's query law was rejected on "
@@ -275,9 +278,30 @@ def _table(title: str, header: list[str], body: list[list[str]]) -> Table:
     for j, name in enumerate(header):
         table.add_column(name, justify="left" if j in (0, len(header) - 1) else "right", no_wrap=0 < j < len(header) - 1)
     for row in body:
-        # Text, not markup: a cell such as "[x] 0.1" must not be read as a style.
-        table.add_row(*(Text(c, style="strike dim" if c.startswith("[x]") else ("bold red" if c.startswith("!") else "")) for c in row))
+        table.add_row(*map(_cell_text, row))
     return table
+
+
+def _cell_text(cell: str) -> Text:
+    # Text, not markup: a cell such as "[x] 0.1" must not be read as a style.
+    return Text(cell, style="strike dim" if cell.startswith("[x]") else ("bold red" if cell.startswith("!") else ""))
+
+
+# Units side by side: so many fit a terminal of 120 columns.
+_ABREAST = 6
+
+
+def _print_turned(title: str, header: list[str], body: list[list[str]], console: Console) -> None:
+    """Print a table with its rows as columns, a few at a time: there are more rungs than fit beside one another."""
+    for start in range(0, len(body), _ABREAST):
+        part = body[start : start + _ABREAST]
+        table = Table(title=title if start == 0 else None, title_justify="left", pad_edge=False)
+        table.add_column("", no_wrap=True)
+        for row in part:
+            table.add_column(Text(row[0]), justify="right")
+        for j, name in enumerate(header[1:], start=1):
+            table.add_row(name, *(_cell_text(row[j]) for row in part))
+        console.print(table)
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -285,13 +309,13 @@ def print_report(report: Report, console: Console) -> None:
     console.print(Text(verdict(report), style="bold"))
     head = report.headline
     title = f"{_ARM[head.arm]}, dimension {head.dimension}, query law: {head.law}"
-    console.print(_table(title, *_rows([*report.tasks, report.overall])))
+    _print_turned(title, *_rows([*report.tasks, report.overall]), console)
     if silent := _silent([u.rungs for u in [*report.tasks, report.overall]]):
         console.print(Text(silent, style="dim"))
     console.print(_table("Does the query law hold?", *_law_rows([*report.tasks, report.overall])))
     others = [a for a in report.arms if (a.arm, a.law) != (head.arm, head.law)]
     units = [a.overall.model_copy(update={"name": f"{a.arm}, {a.law}"}) for a in others]
-    console.print(_table("Other retrievals and query laws, overall", *_rows(units)))
+    _print_turned("Other retrievals and query laws, overall", *_rows(units), console)
     console.print(_table("Retrieval and accuracy", *_retrieval_rows(report)))
     console.print(Text(_LEGEND))
     if not report.run.get("exchangeable", True):

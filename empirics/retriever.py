@@ -18,11 +18,10 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from empirics.config import QueryLawConfig, SignatureConfig
 from empirics.query_law import fit_query_law
 from empirics.seeding import generator
-from empirics.signatures import Projection, TaskSignature, fit_background, fit_projection, fit_task_signature, join_signatures
+from empirics.signatures import Background, Projection, TaskSignature, fit_background, fit_projection, fit_task_signature, join_signatures
 from theory.errors import InputError
 from theory.ladder import HeldOut, ladder
-from theory.lowrank import LowRankGaussians
-from theory.mixture import Gaussians, Rule, Signatures, well_specified
+from theory.mixture import Rule, Signatures, well_specified
 
 _CLUSTERS = ("task", "mixture", "dp-mixture")
 _COVARIANCES = ("full", "ledoit-wolf", "oas", "diagonal", "low-rank")
@@ -35,7 +34,7 @@ class _Frame:
     """What the first samples settle for good: the projection, the background, and the seed of all mixtures."""
 
     projection: Projection | None
-    background: Gaussians | LowRankGaussians | None
+    background: Background | None
     seed: int
 
     def project(self, x: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n d"]:

@@ -34,8 +34,12 @@ from empirics.config import SignatureConfig
 from empirics.estimators import FACTORED, check_samples, factored_gaussian, shrunk_gaussian
 from empirics.seeding import sklearn_seed
 from theory.errors import InputError
-from theory.lowrank import LowRankGaussians, LowRankSignatures
-from theory.mixture import Gaussians, QueryLaw, Signatures
+from theory.files import gaussian_names, gaussians_from, signatures_from
+from theory.lowrank import LowRankGaussians
+from theory.mixture import Gaussians, QueryLaw, Rule, Signatures
+from theory.product import ProductGaussians
+
+Background = Gaussians | LowRankGaussians | ProductGaussians
 
 # Floor on variances of the mixtures that find clusters, relative to the spread within the task.
 _FLOOR = 1e-2
@@ -90,26 +94,27 @@ class TaskSignature:
 
     Attributes
     ----------
-    means : (T, d) array
-    covariances : (T, d, d) array or None
-        None where the covariances are factored.
-    factors, diagonals : (T, d, r) and (T, d) arrays, or None
+    gaussians : dict of (T, ...) arrays
+        `means` and `covariances`, or `means`, `factors` and `diagonals`; of a product the common block's too, under names that begin
+        with `common_` (`theory.files.read_signatures`).
     weights : (T,) array or None
         Shares of samples; None where components are equal in the rule.
     counts : (T,) int array
         Samples of each component.
     """
 
-    means: Float[np.ndarray, "T d"]
-    covariances: Float[np.ndarray, "T d d"] | None
-    factors: Float[np.ndarray, "T d r"] | None
-    diagonals: Float[np.ndarray, "T d"] | None
+    gaussians: dict[str, np.ndarray]
     weights: Float[np.ndarray, " T"] | None
     counts: Int[np.ndarray, " T"]
 
 
 def fit_task_signature(
-    x: Float[np.ndarray, "n d"], label: Int[np.ndarray, " n"], name: str, config: SignatureConfig, rng: np.random.Generator
+    x: Float[np.ndarray, "n d"],
+    label: Int[np.ndarray, " n"],
+    name: str,
+    config: SignatureConfig,
+    rng: np.random.Generator,
+    common: Float[np.ndarray, "n d"] | None = None,
 ) -> TaskSignature:
     """The signature of one task from its own samples alone.
 
@@ -125,28 +130,42 @@ def fit_task_signature(
         Clusters and covariances as told at the head of this module.
     rng : numpy.random.Generator
         Starts the mixtures; not drawn from otherwise.
+    common : (n, d) array, optional
+        The same samples in a space that all tasks have in common. Components are then found in both, and the two blocks of
+        coordinates are taken for independent given the component.
 
     Raises
     ------
     InputError
         If a value is NaN or infinite, or a component's samples are too few or too alike for the estimator.
     """
-    if not np.isfinite(x).all():
+    blocks = {"": x} if common is None else {"common_": common, "": x}
+    stacked = np.concatenate(list(blocks.values()), axis=1)
+    if not np.isfinite(stacked).all():
         raise InputError(f"task {name}", "holds embeddings that are NaN or infinite; remove these samples")
-    groups = _clusters(x, label, config, f"task {name}", rng)
+    groups = _clusters(stacked, label, config, f"task {name}", rng)
     counts = np.array([len(members) for members in groups])
     weights = counts / counts.sum() if config.clusters in ("mixture", "dp-mixture") else None
-    whats = [f"task {name}, cluster {c}" for c in range(len(groups))]
+    gaussians = {
+        prefix + key: value for prefix, z in blocks.items() for key, value in _estimated(z, groups, config, f"task {name}").items()
+    }
+    return TaskSignature(gaussians, weights, counts)
+
+
+def _estimated(
+    x: Float[np.ndarray, "n d"], groups: Sequence[Int[np.ndarray, " g"]], config: SignatureConfig, what: str
+) -> dict[str, np.ndarray]:
+    """Means and covariances, or factors and diagonals, of groups of samples."""
+    whats = [f"{what}, cluster {c}" for c in range(len(groups))]
     if config.covariance in FACTORED:
-        parts = [factored_gaussian(x[g], config.covariance, config.rank, what) for g, what in zip(groups, whats, strict=True)]
-        means, factors, diagonals = (np.stack(column) for column in zip(*parts, strict=True))
-        return TaskSignature(means, None, factors, diagonals, weights, counts)
-    fitted = [shrunk_gaussian(x[g], config.covariance, what) for g, what in zip(groups, whats, strict=True)]
+        parts = [factored_gaussian(x[g], config.covariance, config.rank, name) for g, name in zip(groups, whats, strict=True)]
+        return dict(zip(("means", "factors", "diagonals"), (np.stack(column) for column in zip(*parts, strict=True)), strict=True))
+    fitted = [shrunk_gaussian(x[g], config.covariance, name) for g, name in zip(groups, whats, strict=True)]
     means, covariances = (np.stack(column) for column in zip(*fitted, strict=True))
     if config.pool > 0 and len(groups) > 1:
         within = np.concatenate([x[g] - mean for g, mean in zip(groups, means, strict=True)])
-        covariances = (1 - config.pool) * covariances + config.pool * shrunk_gaussian(within, config.covariance, f"task {name}")[1]
-    return TaskSignature(means, covariances, None, None, weights, counts)
+        covariances = (1 - config.pool) * covariances + config.pool * shrunk_gaussian(within, config.covariance, what)[1]
+    return {"means": means, "covariances": covariances}
 
 
 def _clusters(
@@ -190,23 +209,19 @@ def _clusters(
 
 
 def join_signatures(parts: Sequence[TaskSignature], names: tuple[str, ...]) -> Signatures:
-    """The signatures of several tasks as one object that rules score; low rank plus diagonal if the parts are.
+    """The signatures of several tasks as one object that rules score; low rank plus diagonal, or a product, if the parts are.
 
     Raises
     ------
     InputError
         If there are fewer than two tasks, or a covariance is singular.
     """
-    task = np.repeat(np.arange(len(parts)), [len(part.counts) for part in parts])
-    means = np.concatenate([part.means for part in parts])
-    counts = np.concatenate([part.counts for part in parts])
-    weights = None if parts[0].weights is None else np.concatenate([part.weights for part in parts])
-    if parts[0].covariances is not None:
-        return Signatures(means, np.concatenate([part.covariances for part in parts]), task, weights, counts, names)
-    gaussians = LowRankGaussians(
-        means, np.concatenate([part.factors for part in parts]), np.concatenate([part.diagonals for part in parts])
-    )
-    return LowRankSignatures(gaussians, task, weights, counts, names)
+    arrays = {key: np.concatenate([part.gaussians[key] for part in parts]) for key in parts[0].gaussians}
+    arrays["task"] = np.repeat(np.arange(len(parts)), [len(part.counts) for part in parts])
+    arrays["counts"] = np.concatenate([part.counts for part in parts])
+    if parts[0].weights is not None:
+        arrays["weights"] = np.concatenate([part.weights for part in parts])
+    return signatures_from(arrays, names)
 
 
 def fit_signatures(
@@ -215,6 +230,7 @@ def fit_signatures(
     names: tuple[str, ...],
     config: SignatureConfig,
     rng: np.random.Generator | None = None,
+    common: list[Float[np.ndarray, "n d"]] | None = None,
 ) -> Signatures:
     """Signatures of all tasks.
 
@@ -228,6 +244,8 @@ def fit_signatures(
     config : SignatureConfig
     rng : numpy.random.Generator, optional
         Starts the mixtures; a fixed generator if None.
+    common : list of (n_k, d) arrays, optional
+        The same samples in a common space, which signatures then see beside the own one.
 
     Raises
     ------
@@ -235,28 +253,36 @@ def fit_signatures(
         As `fit_task_signature`.
     """
     rng = np.random.default_rng(0) if rng is None else rng
-    parts = [fit_task_signature(x, y, name, config, rng) for x, y, name in zip(spaces, labels, names, strict=True)]
+    beside = [None] * len(spaces) if common is None else common
+    parts = [fit_task_signature(x, y, name, config, rng, z) for x, y, name, z in zip(spaces, labels, names, beside, strict=True)]
     return join_signatures(parts, names)
 
 
-def fit_background(spaces: list[Float[np.ndarray, "n d"]], config: SignatureConfig) -> Gaussians | LowRankGaussians:
-    """One Gaussian per space, fitted by the signatures' estimator to the reservoir embedded there."""
-    whats = [f"reservoir in the space of task {k}" for k in range(len(spaces))]
-    if config.covariance in FACTORED:
-        parts = [factored_gaussian(x, config.covariance, config.rank, what) for x, what in zip(spaces, whats, strict=True)]
-        return LowRankGaussians(*(np.stack(column) for column in zip(*parts, strict=True)))
-    fitted = [shrunk_gaussian(x, config.covariance, what) for x, what in zip(spaces, whats, strict=True)]
-    return Gaussians(np.stack([m for m, _ in fitted]), np.stack([c for _, c in fitted]))
+def fit_background(
+    spaces: list[Float[np.ndarray, "n d"]], config: SignatureConfig, common: Float[np.ndarray, "n d"] | None = None
+) -> Gaussians | LowRankGaussians | ProductGaussians:
+    """One Gaussian per space, fitted by the signatures' estimator to reference inputs embedded there.
+
+    With the same inputs in a common space, each Gaussian is the product of the one fitted there and the own space's: its common part is
+    the same for all tasks, and so changes no retrieval.
+    """
+    whats = [f"reference inputs in the space of task {k}" for k in range(len(spaces))]
+    parts = [_estimated(x, [np.arange(len(x))], config, what) for x, what in zip(spaces, whats, strict=True)]
+    arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    if common is not None:
+        shared = _estimated(common, [np.arange(len(common))], config, "reference inputs in the common space")
+        arrays |= {f"common_{key}": np.repeat(value, len(spaces), axis=0) for key, value in shared.items()}
+    return gaussians_from(arrays)
 
 
 def signature_tensors(signatures: Signatures) -> dict[str, np.ndarray]:
-    """What is stored of signatures: means, covariances or factors and diagonals, tasks, counts, and weights if there are any."""
+    """What is stored of signatures: the tensors of their Gaussians, tasks, counts, and weights if there are any."""
     tensors = _gaussian_tensors(signatures.gaussians) | {"task": signatures.task}
     optional = {"counts": signatures.counts, "weights": signatures.weights}
     return tensors | {name: value for name, value in optional.items() if value is not None}
 
 
-def rule_tensors(signatures: Signatures, background: Gaussians | LowRankGaussians | None) -> dict[str, np.ndarray]:
+def rule_tensors(signatures: Signatures, background: Background | None) -> dict[str, np.ndarray]:
     """The same, with the background's under names that begin so."""
     tensors = signature_tensors(signatures)
     if background is not None:
@@ -264,7 +290,7 @@ def rule_tensors(signatures: Signatures, background: Gaussians | LowRankGaussian
     return tensors
 
 
-def read_rule_tensors(tensors: Mapping[str, np.ndarray], names: tuple[str, ...]) -> tuple[Signatures, Gaussians | LowRankGaussians | None]:
+def read_rule_tensors(tensors: Mapping[str, np.ndarray], names: tuple[str, ...]) -> tuple[Signatures, Background | None]:
     """Signatures and background from what `rule_tensors` gave.
 
     Raises
@@ -272,21 +298,16 @@ def read_rule_tensors(tensors: Mapping[str, np.ndarray], names: tuple[str, ...])
     InputError
         If a tensor is missing, or what they hold cannot be scored.
     """
-    factored = "factors" in tensors
-    wanted = ("means", "factors", "diagonals") if factored else ("means", "covariances")
     prefixes = ("", "background_") if "background_means" in tensors else ("",)
-    missing = [name for name in ("task", *(p + w for p in prefixes for w in wanted)) if name not in tensors]
+    missing = [name for name in ("task", *(n for p in prefixes for n in gaussian_names(tensors, p))) if name not in tensors]
     if missing:
         raise InputError("signatures", f"lack {', '.join(missing)}; write the file again")
-    parts = [[tensors[prefix + name] for name in wanted] for prefix in prefixes]
-    rest = (tensors["task"], tensors.get("weights"), tensors.get("counts"), names)
-    if factored:
-        own, *background = (LowRankGaussians(*part) for part in parts)
-        return LowRankSignatures(own, *rest), background[0] if background else None
-    return Signatures(*parts[0], *rest), Gaussians(*parts[1]) if len(parts) > 1 else None
+    return signatures_from(tensors, names), gaussians_from(tensors, "background_") if len(prefixes) > 1 else None
 
 
-def _gaussian_tensors(gaussians: Gaussians | LowRankGaussians) -> dict[str, np.ndarray]:
+def _gaussian_tensors(gaussians: Background) -> dict[str, np.ndarray]:
+    if isinstance(gaussians, ProductGaussians):
+        return {f"common_{name}": x for name, x in _gaussian_tensors(gaussians.common).items()} | _gaussian_tensors(gaussians.own)
     if isinstance(gaussians, LowRankGaussians):
         return {"means": gaussians.means, "factors": gaussians.factors, "diagonals": gaussians.diagonals}
     return {"means": gaussians.means, "covariances": gaussians.covariances}
@@ -319,11 +340,12 @@ def predicted_own_distances(
     clusters_are_components : bool
         Whether a true cluster is the signature component of the same index; else the component of least energy counts.
     """
-    out = {}
+    out, views = {}, Rule(signatures).views(*law.means.shape[1:])
     for t in np.unique(law.cluster):
         part = law.members(cluster=int(t))
         own = QueryLaw(law.means[part], law.covariances[part], law.task[part], law.cluster[part], law.weights[part])
         x, _ = own.sample(_DISTANCE_DRAWS, rng)
         task = int(own.task[0])
-        out[int(t)] = own_distances(signatures, x[:, 0 if law.shared else task], task, int(t) if clusters_are_components else None)
+        seen = x[:, views[task]].reshape(len(x), -1)
+        out[int(t)] = own_distances(signatures, seen, task, int(t) if clusters_are_components else None)
     return out

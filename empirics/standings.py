@@ -19,7 +19,7 @@ from empirics.report import difference_text, markdown_table
 from theory.certificates import Measured
 from theory.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 _NUMBERS = (
     "average_accuracy",
     "accuracy",
@@ -116,7 +116,7 @@ def _row(name: str, table: pd.DataFrame, cells: list[Cell], config: RunConfig) -
         "intervals": {"accuracy": [1 - error[1], 1 - error[0]], "retrieval_error": list(retrieval)},
         "batch_retrieval_error": {
             str(b): float(table[f"retrieval_error_batch_{b}"].mean())
-            for b in config.compare.batches
+            for b in config.retrieval.batches
             if f"retrieval_error_batch_{b}" in table and not table[f"retrieval_error_batch_{b}"].isna().any()
         },
         "stored": told["stored_bytes"],
@@ -195,7 +195,7 @@ def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def cost_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """What each method costs, and the leak control, as text, a row for each."""
-    sizes = [str(b) for b in summary["config"]["compare"]["batches"] if b > 1]
+    sizes = [str(b) for b in summary["config"]["retrieval"]["batches"] if b > 1]
     header = ["", "stored MB", "train s", "fit s", "test s", "peak MB", "B = 1", *(f"B = {b}" for b in sizes)]
     body = []
     for row in summary["methods"]:

@@ -24,6 +24,7 @@ from theory.margin import Margins, margins
 from theory.mixture import Gaussians, QueryLaw, Rule, Signatures, well_specified
 from theory.monitor import ErrorMonitor, betting_interval, bounded_mean_interval, confidence_sequence, empirical_bernstein, first_alarm
 from theory.planner import Plan, batch_for, batch_for_signatures, plan_frame, samples_per_cluster, separation_for, tasks_for
+from theory.product import ProductGaussians, ProductSignatures
 from theory.quadratic import QuadraticLaw
 from theory.robust import Student
 from theory.separation import Separation, separation
@@ -51,6 +52,8 @@ __all__ = [
     "Plan",
     "PlugInBound",
     "PlugInErrors",
+    "ProductGaussians",
+    "ProductSignatures",
     "QuadraticLaw",
     "QueryLaw",
     "Reject",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from safetensors.numpy import load_file
 
 from theory.errors import InputError
 from theory.lowrank import LowRankGaussians, LowRankSignatures
-from theory.mixture import QueryLaw, Signatures
+from theory.mixture import Gaussians, QueryLaw, Signatures
+from theory.product import ProductGaussians, ProductSignatures
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -62,24 +64,64 @@ def _need(path: Path | str, arrays: dict[str, np.ndarray], *names: str) -> None:
 def read_signatures(path: Path | str) -> Signatures:
     """Signatures from `means` (K, d), `covariances` (K, d, d), `task` (K,), and optional `weights` (K,), `counts` (K,).
 
-    Instead of `covariances`, `factors` (K, d, r) and `diagonals` (K, d) give `theory.lowrank.LowRankSignatures`.
+    Instead of `covariances`, `factors` (K, d, r) and `diagonals` (K, d) give `theory.lowrank.LowRankSignatures`. With the same once
+    more under names that begin with `common_` they are `theory.product.ProductSignatures`, and what has no such name is the own block.
     """
     arrays = read_arrays(path)
-    factored = "factors" in arrays and "covariances" not in arrays
-    _need(path, arrays, "means", "task", *(("factors", "diagonals") if factored else ("covariances",)))
-    rest = (arrays["task"], arrays.get("weights"), arrays.get("counts"))
+    _need(path, arrays, "task", *gaussian_names(arrays))
     try:
-        if factored:
-            return LowRankSignatures(LowRankGaussians(arrays["means"], arrays["factors"], arrays["diagonals"]), *rest)
-        return Signatures(arrays["means"], arrays["covariances"], *rest)
+        return signatures_from(arrays)
     except InputError as error:
         raise InputError(f"{path}: {error.argument}", error.problem) from None
+
+
+def gaussian_names(arrays: Mapping[str, np.ndarray], prefix: str = "") -> list[str]:
+    """The arrays that hold Gaussians of the form that is there, under names that begin with a prefix."""
+    if f"{prefix}common_means" in arrays:
+        return [*gaussian_names(arrays, f"{prefix}common_"), *_block_names(arrays, prefix)]
+    return _block_names(arrays, prefix)
+
+
+def _block_names(arrays: Mapping[str, np.ndarray], prefix: str) -> list[str]:
+    factored = {f"{prefix}factors", f"{prefix}diagonals"} & set(arrays) and f"{prefix}covariances" not in arrays
+    return [prefix + name for name in (("means", "factors", "diagonals") if factored else ("means", "covariances"))]
+
+
+def gaussians_from(arrays: Mapping[str, np.ndarray], prefix: str = "") -> Gaussians | LowRankGaussians | ProductGaussians:
+    """Gaussians from the arrays named by `gaussian_names`.
+
+    Raises
+    ------
+    InputError
+        If they cannot be scored.
+    """
+
+    def block(of: str) -> Gaussians | LowRankGaussians:
+        values = [arrays[name] for name in _block_names(arrays, of)]
+        return Gaussians(*values) if len(values) == 2 else LowRankGaussians(*values)
+
+    return ProductGaussians(block(f"{prefix}common_"), block(prefix)) if f"{prefix}common_means" in arrays else block(prefix)
+
+
+def signatures_from(arrays: Mapping[str, np.ndarray], names: tuple[str, ...] = ()) -> Signatures:
+    """Signatures from the arrays that `read_signatures` describes, all of which must be there.
+
+    Raises
+    ------
+    InputError
+        If they cannot be scored.
+    """
+    rest = (arrays["task"], arrays.get("weights"), arrays.get("counts"), names)
+    if gaussian_names(arrays) == ["means", "covariances"]:
+        return Signatures(arrays["means"], arrays["covariances"], *rest)
+    gaussians = gaussians_from(arrays)
+    return (ProductSignatures if isinstance(gaussians, ProductGaussians) else LowRankSignatures)(gaussians, *rest)
 
 
 def read_queries(path: Path | str, signatures: Signatures) -> QueryLaw:
     """A query law from measured moments.
 
-    The file holds `means` (C, d), or (C, m, d) for one space per task; `covariances` (C, d, d), or (C, m d, m d) jointly;
+    The file holds `means` (C, d), or (C, S, d) for S spaces (see `Rule.views`); `covariances` (C, d, d), or jointly (C, S d, S d);
     `task` (C,); and optional `weights` (C,) (equal tasks, equal components within a task by default) and `cluster` (C,),
     the signature component that each refines (the order of the file by default, if it has one entry a component).
     """

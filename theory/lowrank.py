@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from theory.errors import InputError
-from theory.mixture import Gaussians, Signatures
+from theory.mixture import Gaussians, StructuredSignatures
 
 # Scoring takes blocks of rows of about this many bytes, so that they stay in cache.
 _SCORE_BYTES = 2**20
@@ -183,45 +183,10 @@ class LowRankGaussians:
         return self.dense.whiteners
 
 
-class LowRankSignatures(Signatures):
-    """Signatures whose components are low rank plus diagonal.
+class LowRankSignatures(StructuredSignatures):
+    """Signatures whose components are `LowRankGaussians`: rules score them from the factors."""
 
-    Rules score them from the factors. Their dense `covariances` are made when a bound asks for them; a copy of this
-    object with a field replaced has to start from `to_dense`, since it has no dense covariances of its own to copy.
-
-    Parameters
-    ----------
-    gaussians : LowRankGaussians
-        The components of all tasks.
-    task, weights, counts, names
-        As for `Signatures`.
-
-    Raises
-    ------
-    InputError
-        As `Signatures`.
-    """
-
-    def __init__(
-        self,
-        gaussians: LowRankGaussians,
-        task: Int[np.ndarray, " K"],
-        weights: Float[np.ndarray, " K"] | None = None,
-        counts: Int[np.ndarray, " K"] | None = None,
-        names: tuple[str, ...] = (),
-    ) -> None:
-        for name, value in (("task", task), ("weights", weights), ("counts", counts), ("names", names)):
-            object.__setattr__(self, name, value)
-        self._describe(gaussians)
+    gaussians: LowRankGaussians
 
     def __repr__(self) -> str:
         return f"LowRankSignatures({len(self)} components of {self.tasks} tasks, d = {self.dimension}, r = {self.gaussians.rank})"
-
-    @property
-    def covariances(self) -> Float[np.ndarray, "K d d"]:  # type: ignore[override]
-        """Dense covariances."""
-        return self.gaussians.covariances
-
-    def to_dense(self) -> Signatures:
-        """The same signatures with dense covariances, stored and scored as such."""
-        return Signatures(self.means, self.covariances, self.task, self.weights, self.counts, self.names)

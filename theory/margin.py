@@ -68,7 +68,7 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
     ----------
     rule : Rule
     law : QueryLaw
-        In one shared space, or in one space per task.
+        In one shared space, in one space per task, or in a common one and one per task.
     advance : callable, optional
         Told the number of query components just done.
 
@@ -79,19 +79,16 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
     """
     signatures = rule.signatures
     C, S, d = law.means.shape
-    if d != signatures.dimension:
-        raise InputError("query law", f"has dimension {d}; signatures have {signatures.dimension}")
-    if S not in (1, signatures.tasks):
-        raise InputError("query law", f"lives in {S} spaces; needs 1 (shared) or one for each of {signatures.tasks} tasks")
+    views = law_views(rule, law)
     if law.task.min() < 0 or law.task.max() >= signatures.tasks:
         raise InputError("query task", f"holds task {int(law.task.max())}; signatures know 0 to {signatures.tasks - 1}")
     reference = np.empty(C, dtype=np.int64)
     own, other, margin, component, wrong = [], [], [], [], []
     for c in range(C):
         k = int(law.task[c])
+        mine = signatures.own(k)
         if S == 1:
             factor = law.factors[c]
-            mine = signatures.own(k)
             u_forms = score_forms(rule, mine, None, law.means[c, 0], factor)
             t = int(np.argmin(_mean(u_forms)))
             u = tuple(part[t] for part in u_forms)
@@ -102,26 +99,28 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
             component.append(np.full(foes.size, c))
             wrong.append(foes)
         else:
-            block_k = slice(k * d, (k + 1) * d)
-            factor_u = np.linalg.cholesky(law.covariances[c][block_k, block_k])
-            mine = signatures.own(k)
-            u_forms = score_forms(rule, mine, k, law.means[c, k], factor_u)
+            rows_k, mean = stacked_rows(views[k], d), law.means[c].ravel()
+            factor_u = np.linalg.cholesky(law.covariances[c][np.ix_(rows_k, rows_k)])
+            u_forms = score_forms(rule, mine, k, mean[rows_k], factor_u)
             t = int(np.argmin(_mean(u_forms)))
             u = tuple(part[t] for part in u_forms)
-            for i in range(S):
+            for i in range(signatures.tasks):
                 if i == k:
                     continue
-                block_i = slice(i * d, (i + 1) * d)
-                pick = np.r_[block_k, block_i]
+                rows_i = stacked_rows(views[i], d)
+                # Own coordinates first, so that the own score needs them only; coordinates that both tasks see come once.
+                pick = np.concatenate([rows_k, np.setdiff1d(rows_i, rows_k)])
                 joint = np.linalg.cholesky(law.covariances[c][np.ix_(pick, pick)])
+                position = np.empty(S * d, dtype=np.int64)
+                position[pick] = np.arange(pick.size)
                 foes = signatures.own(i)
-                v_joint = score_forms(rule, foes, i, law.means[c, i], joint[d:])
+                v_joint = score_forms(rule, foes, i, mean[rows_i], joint[position[rows_i]])
                 A, b = v_joint[0].copy(), v_joint[1].copy()
-                A[:, :d, :d] -= u[0]
-                b[:, :d] -= u[1]
+                A[:, : rows_k.size, : rows_k.size] -= u[0]
+                b[:, : rows_k.size] -= u[1]
                 margin.append(_laws((A, b, v_joint[2] - u[2])))
-                marginal = np.linalg.cholesky(law.covariances[c][block_i, block_i])
-                other.append(_laws(score_forms(rule, foes, i, law.means[c, i], marginal)))
+                marginal = np.linalg.cholesky(law.covariances[c][np.ix_(rows_i, rows_i)])
+                other.append(_laws(score_forms(rule, foes, i, mean[rows_i], marginal)))
                 component.append(np.full(foes.size, c))
                 wrong.append(foes)
         reference[c] = mine[t]
@@ -141,6 +140,25 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
         slack=slack,
         single=sizes[law.task] == 1,
     )
+
+
+def law_views(rule: Rule, law: QueryLaw) -> Int[np.ndarray, "m V"]:
+    """The spaces of a law that each task sees (`Rule.views`).
+
+    Raises
+    ------
+    InputError
+        If they do not fit the signatures.
+    """
+    try:
+        return rule.views(*law.means.shape[1:])
+    except InputError as error:
+        raise InputError("query law", f"{error.argument} {error.problem}") from None
+
+
+def stacked_rows(spaces: Int[np.ndarray, " V"], d: int) -> Int[np.ndarray, " Vd"]:
+    """Where the coordinates of some spaces of dimension d lie among those of all spaces, stacked."""
+    return (spaces[:, None] * d + np.arange(d)).ravel()
 
 
 Forms = tuple[Float[np.ndarray, "n D D"], Float[np.ndarray, "n D"], Float[np.ndarray, " n"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -212,7 +212,7 @@ class Signatures:
         self._describe(gaussians)
 
     def _describe(self, gaussians: Gaussians) -> None:
-        """Check everything but the Gaussians, which may be of any kind that is scored alike (`theory.lowrank`), and set it."""
+        """Check everything but the Gaussians, which may be of any kind that is scored alike, and set it."""
         K = len(gaussians)
         task = np.asarray(self.task)
         if task.shape != (K,) or not np.issubdtype(task.dtype, np.integer):
@@ -276,6 +276,47 @@ class Signatures:
     def own(self, task: int) -> Int[np.ndarray, " S"]:
         """Indices of the components of one task."""
         return np.flatnonzero(self.task == task)
+
+
+class StructuredSignatures(Signatures):
+    """Signatures whose components keep their covariances in another form than dense (`theory.lowrank`, `theory.product`).
+
+    Their dense `covariances` are made when a bound asks for them; a copy of this object with a field replaced has to start from
+    `to_dense`, since it has no dense covariances of its own to copy.
+
+    Parameters
+    ----------
+    gaussians
+        The components of all tasks; read and scored as `Gaussians` are.
+    task, weights, counts, names
+        As for `Signatures`.
+
+    Raises
+    ------
+    InputError
+        As `Signatures`.
+    """
+
+    def __init__(
+        self,
+        gaussians: Any,
+        task: Int[np.ndarray, " K"],
+        weights: Float[np.ndarray, " K"] | None = None,
+        counts: Int[np.ndarray, " K"] | None = None,
+        names: tuple[str, ...] = (),
+    ) -> None:
+        for name, value in (("task", task), ("weights", weights), ("counts", counts), ("names", names)):
+            object.__setattr__(self, name, value)
+        self._describe(gaussians)
+
+    @property
+    def covariances(self) -> Float[np.ndarray, "K d d"]:  # type: ignore[override]
+        """Dense covariances."""
+        return self.gaussians.covariances
+
+    def to_dense(self) -> Signatures:
+        """The same signatures with dense covariances, stored and scored as such."""
+        return Signatures(self.means, self.covariances, self.task, self.weights, self.counts, self.names)
 
 
 RuleKind = Literal["max", "mixture", "angular"]
@@ -357,9 +398,33 @@ class Rule:
         if self.background.dimension != signatures.dimension:
             raise InputError("background", f"has dimension {self.background.dimension}; signatures have {signatures.dimension}")
 
-    def spaces(self, shared: bool) -> int:
-        """The number of embedding spaces a query must be given in: 1 if shared, else one per task."""
-        return 1 if shared else self.signatures.tasks
+    def views(self, spaces: int, dimension: int) -> Int[np.ndarray, "m V"]:
+        """The embedding spaces in which each task's components score a query, by the layout that the query is given in.
+
+        ======================== ============================= ==========================================
+        spaces S                 their dimension               task k scores it in
+        ======================== ============================= ==========================================
+        1                        that of the signatures        the shared space
+        m                        that of the signatures        its own space k
+        m + 1                    half that of the signatures   the common space 0 and its own, k + 1, stacked
+        ======================== ============================= ==========================================
+
+        Raises
+        ------
+        InputError
+            If it is none of these.
+        """
+        m, d = self.signatures.tasks, self.signatures.dimension
+        if spaces == 1 and dimension == d:
+            return np.zeros((m, 1), dtype=np.int64)
+        if spaces == m and dimension == d:
+            return np.arange(m)[:, None]
+        if spaces == m + 1 and 2 * dimension == d:
+            return np.stack([np.zeros(m, dtype=np.int64), np.arange(1, m + 1)], axis=1)
+        common = f", or a common space and one for each of {m} tasks, of dimension {d // 2}" if d % 2 == 0 else ""
+        raise InputError(
+            "spaces", f"are {spaces} of dimension {dimension}; needs 1 (shared) or one for each of {m} tasks, of dimension {d}{common}"
+        )
 
     def scores(self, x: Float[np.ndarray, "n S d"]) -> Float[np.ndarray, "n K"]:
         """Score of every component for every query.
@@ -367,7 +432,8 @@ class Rule:
         Parameters
         ----------
         x : (n, S, d) array
-            Each query embedded in every task's space (S = m), or in one shared space (S = 1).
+            Each query embedded in every task's space (S = m), in one shared space (S = 1), or in a common space and every task's
+            (S = m + 1; see `views`).
 
         Raises
         ------
@@ -376,10 +442,12 @@ class Rule:
         """
         x = np.asarray(x, dtype=np.float64)
         signatures = self.signatures
-        if x.ndim != 3 or x.shape[1] not in (1, signatures.tasks) or x.shape[2] != signatures.dimension:
-            raise InputError(
-                "queries", f"has shape {x.shape}; needs (n, 1, {signatures.dimension}) or (n, {signatures.tasks}, {signatures.dimension})"
-            )
+        if x.ndim != 3:
+            raise InputError("queries", f"has shape {x.shape}; needs (n, S, d)")
+        try:
+            views = self.views(*x.shape[1:])
+        except InputError as error:
+            raise InputError("queries", f"has shape {x.shape}: {error.argument} {error.problem}") from None
         _finite("queries", x)
         if x.shape[1] == 1:
             # One space: a background would shift all components alike, so it is left out rather than cancelled.
@@ -387,10 +455,10 @@ class Rule:
         else:
             out = np.empty((x.shape[0], len(signatures)))
             for k in range(signatures.tasks):
-                own = signatures.own(k)
-                out[:, own] = signatures.gaussians.mahalanobis(x[:, k], own)
+                own, seen = signatures.own(k), x[:, views[k]].reshape(len(x), -1)
+                out[:, own] = signatures.gaussians.mahalanobis(seen, own)
                 if self.background is not None:
-                    out[:, own] -= self.background.energies(x[:, k], np.array([k]))
+                    out[:, own] -= self.background.energies(seen, np.array([k]))
         if self.kind == "angular":
             out *= self.scales
         return out + self.offsets
@@ -431,7 +499,8 @@ class QueryLaw:
     """The law that a bound assumes of a test input; kept apart from the signature that the rule scores with.
 
     A finite mixture of Gaussian components, each over the embedding of a query in every space, stacked: ``S = 1``
-    shared space (level A4), or ``S = m`` spaces (level A3, or A2 if only the marginals are used).
+    shared space (level A4), or ``S = m`` spaces, or ``S = m + 1`` of which the first is common to all tasks (`Rule.views`;
+    level A3, or A2 if only the marginals are used).
 
     Parameters
     ----------

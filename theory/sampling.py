@@ -20,7 +20,7 @@ from scipy.special import logsumexp
 
 from theory.bound import Assumption, Bound, nothing_known
 from theory.certificates import clopper_pearson, upper_limit
-from theory.margin import Margins, margins, score_forms
+from theory.margin import Margins, law_views, margins, score_forms, stacked_rows
 from theory.mixture import QueryLaw, Rule
 from theory.monitor import bounded_mean_interval
 from theory.tails import saddlepoint
@@ -175,11 +175,12 @@ def _tilted(
     share = np.exp(log_k[pairs] - logsumexp(log_k[pairs]))
     drawn = rng.multinomial(n, share / share.sum())
     S, d = law.means.shape[1:]
-    task = rule.signatures.task
+    views, mean = law_views(rule, law), law.means[c].ravel()
 
     def form(s: int) -> tuple[np.ndarray, np.ndarray]:
-        at = 0 if law.shared else int(task[s])
-        A, b, _ = score_forms(rule, np.array([s]), None if law.shared else at, law.means[c, at], law.factors[c][at * d : (at + 1) * d])
+        task = int(rule.signatures.task[s])
+        rows = stacked_rows(views[task], d)
+        A, b, _ = score_forms(rule, np.array([s]), None if law.shared else task, mean[rows], law.factors[c][rows])
         return A[0], b[0]
 
     A_own, b_own = form(int(found.reference[c]))

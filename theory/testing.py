@@ -28,12 +28,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from jaxtyping import Float
 from scipy import stats
+from scipy.linalg import block_diag
 from scipy.special import logsumexp
 
 from theory.bound import LOG_IMPOSSIBLE, Bound, Direction
 from theory.errors import InputError
 from theory.ladder import RUNGS, Ball, ladder
-from theory.margin import margins
+from theory.margin import margins, stacked_rows
 from theory.mixture import Gaussians, QueryLaw, Rule, RuleKind, Signatures, well_specified
 from theory.quadratic import QuadraticLaw
 from theory.robust import Student, log_scale_mixture
@@ -45,7 +46,7 @@ _DRAWS = 4000
 _SEED = 20263
 _KEPT = 8192
 
-Spaces = Literal["shared", "cross", "background"]
+Spaces = Literal["shared", "cross", "background", "common"]
 
 
 def covariance(rng: np.random.Generator, d: int, condition: float = 20.0) -> Float[np.ndarray, "d d"]:
@@ -66,14 +67,15 @@ class Setting:
     ----------
     seed : int
     d : int
-        Embedding dimension.
+        Dimension of a space.
     components : tuple of int
         Number of components of each task.
     separation : float
         Scale of the means, in units of the components' spread.
     kind : {"max", "mixture", "angular"}
-    spaces : {"shared", "cross", "background"}
-        One space; one per task with a joint law; the same with a background.
+    spaces : {"shared", "cross", "background", "common"}
+        One space; one per task with a joint law; the same with a background; that and a common space, which signatures of dimension 2d
+        see first.
     condition : float
         Condition number of the covariances.
     tied : bool
@@ -100,8 +102,9 @@ class Setting:
 @lru_cache(maxsize=_KEPT)
 def _build(setting: Setting) -> tuple[Rule, QueryLaw]:
     rng = np.random.default_rng(setting.seed)
-    d, task = setting.d, np.repeat(np.arange(len(setting.components)), setting.components)
-    K, m = task.size, len(setting.components)
+    task = np.repeat(np.arange(len(setting.components)), setting.components)
+    K, m, common = task.size, len(setting.components), setting.spaces == "common"
+    d = 2 * setting.d if common else setting.d
     means = setting.separation * rng.standard_normal((K, d))
     covariances = np.stack([covariance(rng, d, setting.condition) for _ in range(K)])
     if setting.tied:
@@ -111,24 +114,27 @@ def _build(setting: Setting) -> tuple[Rule, QueryLaw]:
     if setting.spaces == "shared":
         return Rule(signatures, kind=setting.kind), well_specified(signatures)
     background = None
-    if setting.spaces == "background":
+    if setting.spaces in ("background", "common"):
         spread = np.stack([4 * covariance(rng, d) for _ in range(m)])
         background = Gaussians(rng.standard_normal((m, d)), spread)
-    nu = setting.separation * rng.standard_normal((K, m, d))
-    nu[np.arange(K), task] = means + 0.2 * rng.standard_normal((K, d))
-    joint = np.stack([covariance(rng, m * d) for _ in range(K)])
-    law = QueryLaw(nu, joint, task, np.arange(K), rng.uniform(0.5, 1.5, size=K))
-    return Rule(signatures, background, setting.kind), law
+    rule = Rule(signatures, background, setting.kind)
+    S = m + 1 if common else m
+    nu = setting.separation * rng.standard_normal((K, S, setting.d))
+    near = (means + 0.2 * rng.standard_normal((K, d))).reshape(K, -1, setting.d)
+    for t, seen in enumerate(rule.views(S, setting.d)[task]):
+        nu[t, seen] = near[t]
+    joint = np.stack([covariance(rng, S * setting.d) for _ in range(K)])
+    return rule, QueryLaw(nu, joint, task, np.arange(K), rng.uniform(0.5, 1.5, size=K))
 
 
 _SIZES = [(1, 1), (1, 1, 1), (2, 1), (2, 2), (1, 2, 3), (1, 1, 1, 1, 1)]
 
 
 @st.composite
-def settings(draw: st.DrawFn, spaces: Sequence[Spaces] = ("shared", "cross", "background")) -> Setting:
+def settings(draw: st.DrawFn, spaces: Sequence[Spaces] = ("shared", "cross", "background", "common")) -> Setting:
     """Ordinary settings: dimension 1 to 6, two to five tasks, errors from certain to rare."""
     where = draw(st.sampled_from(list(spaces)))
-    kinds: list[RuleKind] = ["max", "mixture"] if where == "background" else ["max", "mixture", "angular"]
+    kinds: list[RuleKind] = ["max", "mixture"] if where in ("background", "common") else ["max", "mixture", "angular"]
     return Setting(
         seed=draw(st.integers(0, 2**32 - 1)),
         d=draw(st.integers(1, 6)),
@@ -450,37 +456,37 @@ def _mapped(setting: Setting) -> tuple[Rule, QueryLaw]:
 
 def permuted(rule: Rule, law: QueryLaw, order: np.ndarray) -> tuple[Rule, QueryLaw]:
     """The same problem with the tasks renumbered: task ``order[j]`` becomes j."""
-    signatures, d = rule.signatures, rule.signatures.dimension
+    signatures, (_, S, d) = rule.signatures, law.means.shape
     rank = np.argsort(order)
     moved = Signatures(signatures.means, signatures.covariances, rank[signatures.task], signatures.weights)
     background = rule.background and Gaussians(rule.background.means[order], rule.background.covariances[order])
     means, covariances_ = law.means, law.covariances
     if not law.shared:
-        blocks = (order[:, None] * d + np.arange(d)).ravel()
-        means, covariances_ = means[:, order], covariances_[:, blocks][:, :, blocks]
+        spaces = order if S == len(order) else np.append(0, order + 1)
+        rows = stacked_rows(spaces, d)
+        means, covariances_ = means[:, spaces], covariances_[:, rows][:, :, rows]
     return Rule(moved, background, rule.kind), QueryLaw(means, covariances_, rank[law.task], law.cluster, law.weights)
 
 
 def mapped(rule: Rule, law: QueryLaw, rng: np.random.Generator) -> tuple[Rule, QueryLaw]:
-    """The same problem after an affine map: one for all spaces, or one for each if there is a background."""
-    signatures, d = rule.signatures, rule.signatures.dimension
+    """The same problem after an affine map: one for all tasks' spaces, or one for each if there is a background."""
+    signatures, (_, S, d) = rule.signatures, law.means.shape
+    views = rule.views(S, d)
 
     def draw() -> tuple[np.ndarray, np.ndarray]:
         return np.linalg.cholesky(covariance(rng, d, 9.0)), 3 * rng.standard_normal(d)
 
-    common = draw()
-    maps = [draw() if rule.background is not None else common for _ in range(signatures.tasks)]
+    one = draw()
+    maps = [draw() if rule.background is not None else one for _ in range(S)]
+    linear, shift = block_diag(*(a for a, _ in maps)), np.concatenate([b for _, b in maps])
 
     def moved(means: np.ndarray, covariances_: np.ndarray, task: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        linear, shift = np.stack([maps[k][0] for k in task]), np.stack([maps[k][1] for k in task])
-        return np.einsum("kij,kj->ki", linear, means) + shift, linear @ covariances_ @ np.swapaxes(linear, 1, 2)
+        rows = [stacked_rows(views[k], d) for k in task]
+        own = np.stack([linear[np.ix_(r, r)] for r in rows])
+        return np.einsum("kij,kj->ki", own, means) + shift[np.stack(rows)], own @ covariances_ @ np.swapaxes(own, 1, 2)
 
     new = Signatures(*moved(signatures.means, signatures.covariances, signatures.task), signatures.task, signatures.weights)
     background = rule.background and Gaussians(*moved(rule.background.means, rule.background.covariances, np.arange(signatures.tasks)))
-    S = law.means.shape[1]
-    block = np.zeros((S * d, S * d))
-    for k in range(S):
-        block[k * d : (k + 1) * d, k * d : (k + 1) * d] = maps[k][0]
-    means = np.einsum("skl,csl->csk", np.stack([maps[k][0] for k in range(S)]), law.means) + np.stack([maps[k][1] for k in range(S)])
-    joint = block @ law.covariances @ block.T
+    means = (law.means.reshape(len(law), -1) @ linear.T + shift).reshape(law.means.shape)
+    joint = linear @ law.covariances @ linear.T
     return Rule(new, background, rule.kind), QueryLaw(means, joint, law.task, law.cluster, law.weights)

@@ -21,7 +21,7 @@ from scipy.stats import multivariate_normal
 
 from theory.exact import tail_probability
 from theory.intersection import Forms, log_both
-from theory.margin import Margins, score_forms
+from theory.margin import Margins, law_views, score_forms, stacked_rows
 from theory.mixture import QueryLaw, Rule
 from theory.quadratic import QuadraticLaw
 from theory.tails import exponent, log_chernoff, log_chernoff_upper
@@ -157,21 +157,16 @@ def second_order(
 
 def _joint_forms(rule: Rule, law: QueryLaw, c: int, reference: int, wrong: np.ndarray) -> tuple[Forms, Forms]:
     """Margins of some wrong components, and the own score, as forms in one z over the spaces that they live in."""
-    d = rule.signatures.dimension
-    task = rule.signatures.task
-    mean, covariance = law.means[c], law.covariances[c]
-    if law.shared:
-        spaces = np.array([0])
-        pick = np.arange(d)
-    else:
-        spaces = np.unique(np.append(task[wrong], law.task[c]))
-        pick = (spaces[:, None] * d + np.arange(d)).ravel()
-    factor = np.linalg.cholesky(covariance[np.ix_(pick, pick)])
+    d, task = law.means.shape[2], rule.signatures.task
+    views, mean = law_views(rule, law), law.means[c].ravel()
+    # Coordinates that only other tasks see are left out.
+    pick = stacked_rows(np.unique(views[np.append(task[wrong], law.task[c])]), d)
+    factor = np.linalg.cholesky(law.covariances[c][np.ix_(pick, pick)])
 
     def score(s: int) -> tuple[np.ndarray, np.ndarray, float]:
-        at = 0 if law.shared else int(np.searchsorted(spaces, task[s]))
+        rows = stacked_rows(views[task[s]], d)
         A, b, constant = score_forms(
-            rule, np.array([s]), None if law.shared else int(task[s]), mean[spaces[at]], factor[at * d : (at + 1) * d]
+            rule, np.array([s]), None if law.shared else int(task[s]), mean[rows], factor[np.searchsorted(pick, rows)]
         )
         return A[0], b[0], float(constant[0])
 

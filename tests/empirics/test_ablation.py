@@ -132,7 +132,7 @@ def test_variants_of_one_training_have_its_adapters(done):
 def test_rows_say_what_the_runs_say(done):
     folder, summary, _ = done
     table = pd.read_parquet(folder / "ablation.parquet")
-    assert len(table) == len(summary["variants"]) == 7 * 3
+    assert len(table) == len(summary["variants"]) == 7 * 4
     assert json.loads((folder / "ablation.json").read_text()) == summary
     for r in summary["variants"]:
         frame = pd.read_parquet(folder / r["run"] / "predictions.parquet")

@@ -71,7 +71,7 @@ def overrides(encoder, table):
         "signature.dimension=4",
         "compare.seeds=2",
         "compare.orders=2",
-        "compare.batches=[4]",
+        "retrieval.batches=[4]",
         "compare.random_features=30",
         "compare.replayed=8",
     ]
@@ -409,7 +409,7 @@ def test_the_command_prints_the_table_and_says_where_it_lies(overrides, tmp_path
         (["--methods", "magic"], "compare.methods: 'magic' is unknown"),
         (["--stream", "text-9t"], "stream.name"),
         (["--seeds", "0"], "compare.seeds"),
-        (["--set", "compare.batches=[0]"], "compare.batches"),
+        (["--set", "retrieval.batches=[0]"], "retrieval.batches"),
         (["--stream", "text-5t", "--config", "x.yaml"], "--stream"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from empirics.pipeline import evaluate, run
 from empirics.record import PhaseClock, read_tensors
 from empirics.report import Report
 from empirics.seeding import generator
+from empirics.signatures import read_rule_tensors
 from empirics.streams import load_stream
 from theory import RUNGS, InputError, Rule, Signatures
 from theory.certificates import clopper_pearson
@@ -64,7 +67,7 @@ def test_the_report_has_every_rung_everywhere(report):
     Report.model_validate(report)
     assert len(report["tasks"]) == 5 and len(report["clusters"]) == 10
     assert {(a["arm"], a["law"]) for a in report["arms"]} >= {
-        (a, law) for a in ("paper", "ratio", "frozen") for law in ("mixture", "gaussian")
+        (a, law) for a in ("paper", "ratio", "frozen", "both") for law in ("mixture", "gaussian")
     }
     for unit in [report["overall"], *report["tasks"], *report["clusters"]]:
         assert tuple(unit["rungs"]) == RUNGS
@@ -87,6 +90,69 @@ def test_measured_error_is_what_the_predictions_say(runs, report):
     names = [t["name"] for t in report["tasks"]]
     energies = frame[[f"{key}:energy:{n}" for n in names]].to_numpy()
     assert np.array_equal(energies.argmin(axis=1), frame[f"{key}:retrieved"])
+
+
+def _rule(folder: Path, key: str) -> Rule:
+    return Rule(*read_rule_tensors(read_tensors(folder / "signatures" / f"{key}.safetensors"), ()))
+
+
+@pytest.mark.parametrize(("arm", "spaces"), [("paper", 5), ("ratio", 5), ("frozen", 1), ("both", 6)])
+def test_energies_follow_from_the_stored_embeddings_and_signatures(runs, report, arm, spaces):
+    rule, z = _rule(runs[0], f"{arm}-4"), read_tensors(runs[0] / "embeddings" / f"{arm}-4.safetensors")
+    for part, name in (("test", "predictions"), ("query", "calibration")):
+        frame = pd.read_parquet(runs[0] / f"{name}.parquet")
+        assert z[part].shape == (len(frame), spaces, 4) and z[part].dtype == np.float32
+        energies = frame[[f"{arm}-4:energy:{t['name']}" for t in report["tasks"]]].to_numpy()
+        assert rule.task_scores(rule.scores(z[part])) == pytest.approx(energies, rel=1e-12)
+
+
+def test_both_adds_the_energies_of_frozen_and_adapted_components(runs):
+    """The common part of the background shifts all tasks alike."""
+    folder = runs[0]
+    z = read_tensors(folder / "embeddings" / "both-4.safetensors")["test"]
+    frozen, ratio, both = (_rule(folder, f"{arm}-4") for arm in ("frozen", "ratio", "both"))
+    added = frozen.scores(z[:, :1]) + ratio.scores(z[:, 1:])
+    shift = both.scores(z) - added
+    assert shift == pytest.approx(np.repeat(shift[:, :1], shift.shape[1], axis=1), rel=1e-7, abs=1e-6)
+
+
+def test_the_bound_for_batches_is_judged_by_batches(runs, config, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(runs[0], copy)
+    about = json.loads((copy / "run.json").read_text())
+    about["config"]["bounds"]["batch"] = 5
+    (copy / "run.json").write_text(json.dumps(about))
+    for unit in (found := evaluate(copy, PhaseClock(quiet=True))).tasks:
+        assert unit.batch.n == unit.measured.n // 5
+        assert unit.rungs["L4"].holds == (unit.batch.low <= unit.rungs["L4"].value)
+    assert found.overall.batch.n == sum(unit.batch.n for unit in found.tasks)
+    # A task of eight documents a class holds none of 20: the bound is shown, and is no guarantee.
+    about["config"]["bounds"]["batch"] = 20
+    (copy / "run.json").write_text(json.dumps(about))
+    for unit in evaluate(copy, PhaseClock(quiet=True)).clusters:
+        assert unit.batch is None and not unit.rungs["L4"].guarantee
+        assert unit.rungs["L4"].note == "not measured: fewer than 20 test documents"
+
+
+def test_batches_of_one_task_are_a_control(runs, report):
+    frame = pd.read_parquet(runs[0] / "predictions.parquet")
+    for row in report["retrieval"]:
+        assert list(row["batch_error"]) == ["4", "16", "64"]
+        # With every document of a task in one batch the control asks whether the tasks' mean scores tell them apart.
+        energies = frame[[f"{row['arm']}-{row['dimension']}:energy:{t['name']}" for t in report["tasks"]]]
+        means = energies.groupby(frame["task"]).mean().to_numpy()
+        assert row["batch_error"]["64"] == pytest.approx((means.argmin(axis=1) != np.arange(5)).mean())
+
+
+def test_the_mixture_rule_is_a_setting(runs, config, tmp_path):
+    mixed = config.model_copy(update={"retrieval": config.retrieval.model_copy(update={"rule": "mixture"})})
+    found = run(mixed, tmp_path / "run", quiet=True)
+    frame, plain = (pd.read_parquet(folder / "predictions.parquet") for folder in (tmp_path / "run", runs[0]))
+    z = read_tensors(tmp_path / "run" / "embeddings" / "frozen-4.safetensors")["test"]
+    signatures = read_rule_tensors(read_tensors(tmp_path / "run" / "signatures" / "frozen-4.safetensors"), ())[0]
+    assert np.array_equal(Rule(signatures, kind="mixture").retrieve(z), frame["frozen-4:retrieved"])
+    assert not frame["frozen-4:energy:reuters-r8"].equals(plain["frozen-4:energy:reuters-r8"])
+    assert found.overall.rungs["L5"].value >= found.overall.rungs["L6"].estimate - 0.05
 
 
 def test_query_law_and_measured_error_come_from_disjoint_documents(runs):

@@ -111,9 +111,9 @@ def test_a_mixture_finds_the_groups_of_a_task_and_weighs_them_by_size():
     assert part.counts[order].tolist() == [60, 30, 10]
     assert part.weights[order] == pytest.approx([0.6, 0.3, 0.1])
     centres = np.stack([x[which == g].mean(axis=0) for g in range(3)])
-    assert np.allclose(part.means[order], centres)
+    assert np.allclose(part.gaussians["means"][order], centres)
     expected = shrunk_gaussian(x[which == 1], "ledoit-wolf", "x")[1]
-    assert np.allclose(part.covariances[order[1]], expected)
+    assert np.allclose(part.gaussians["covariances"][order[1]], expected)
 
 
 def test_a_dirichlet_process_drops_what_the_samples_do_not_ask_for():
@@ -286,11 +286,12 @@ def test_a_pooled_share_moves_covariances_towards_that_within_the_task_and_leave
     own, half, tied = (
         fit_task_signature(x, label, "t", SignatureConfig(dimension=4, pool=share), np.random.default_rng(0)) for share in (0.0, 0.5, 1.0)
     )
-    assert np.array_equal(own.means, tied.means)
-    assert tied.covariances[0] == pytest.approx(tied.covariances[1])
-    assert half.covariances == pytest.approx((own.covariances + tied.covariances) / 2)
+    own, half, tied = own.gaussians, half.gaussians, tied.gaussians
+    assert np.array_equal(own["means"], tied["means"])
+    assert tied["covariances"][0] == pytest.approx(tied["covariances"][1])
+    assert half["covariances"] == pytest.approx((own["covariances"] + tied["covariances"]) / 2)
     # Nearly all samples are of the narrow class.
-    assert tied.covariances[0].trace() == pytest.approx(4 * (40 * 9 + 400) / 440, rel=0.2)
+    assert tied["covariances"][0].trace() == pytest.approx(4 * (40 * 9 + 400) / 440, rel=0.2)
 
 
 def test_a_pooled_share_of_factored_covariances_is_refused():
