@@ -240,8 +240,8 @@ def fit_signatures(
 
 
 def fit_background(spaces: list[Float[np.ndarray, "n d"]], config: SignatureConfig) -> Gaussians | LowRankGaussians:
-    """One Gaussian per space, fitted by the signatures' estimator to the reservoir embedded there."""
-    whats = [f"reservoir in the space of task {k}" for k in range(len(spaces))]
+    """One Gaussian per space, fitted by the signatures' estimator to the reference documents embedded there."""
+    whats = [f"background in the space of task {k}" for k in range(len(spaces))]
     if config.covariance in FACTORED:
         parts = [factored_gaussian(x, config.covariance, config.rank, what) for x, what in zip(spaces, whats, strict=True)]
         return LowRankGaussians(*(np.stack(column) for column in zip(*parts, strict=True)))

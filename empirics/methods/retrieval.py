@@ -19,9 +19,10 @@ from empirics.config import SignatureConfig
 from empirics.seeding import sklearn_seed
 from empirics.signatures import Projection, fit_background, fit_projection, fit_signatures
 from empirics.streams import Stream
+from theory.errors import InputError
 from theory.mixture import Rule
 
-Remedy = Literal["none", "ratio", "traffic", "angular", "calibrated"]
+Remedy = Literal["none", "ratio", "traffic", "corpus", "angular", "calibrated"]
 Space = Literal["adapted", "frozen", "joined", "both"]
 # Folds in which training documents are scored by signatures that have not seen them.
 FOLDS = 4
@@ -55,7 +56,13 @@ class Fitted:
 
 
 def fit_retrieval(
-    stream: Stream, x: Float[np.ndarray, "N S D"], tasks: int, config: SignatureConfig, remedy: Remedy, rng: np.random.Generator
+    stream: Stream,
+    x: Float[np.ndarray, "N S D"],
+    tasks: int,
+    config: SignatureConfig,
+    remedy: Remedy,
+    rng: np.random.Generator,
+    corpus: Float[np.ndarray, "k S D"] | None = None,
 ) -> Fitted:
     """Fit signatures of the first tasks.
 
@@ -68,14 +75,22 @@ def fit_retrieval(
     tasks : int
         Tasks known so far.
     config : SignatureConfig
-    remedy : {"none", "ratio", "traffic", "angular", "calibrated"}
+    remedy : {"none", "ratio", "traffic", "corpus", "angular", "calibrated"}
         "none" is the published rule. "ratio" subtracts the energy under one Gaussian fitted to the reservoir of the known tasks in the
         same space (theory/README.md, rules). "traffic" fits that Gaussian to the test documents of the known tasks instead, unlabelled,
         as if they had all arrived before the first is answered: it is transductive, and no single document could be answered so.
+        "corpus" fits it to documents that belong to no task.
         "angular" divides out the length of an embedding. "calibrated" standardises each task's least energy by its mean and spread
         over the task's own training documents, each scored by signatures fitted without it.
     rng : numpy.random.Generator
         Deals the folds of "calibrated", and starts signatures that are mixtures.
+    corpus : (k, S, D) array, optional
+        Embeddings of the documents of "corpus"; read in the spaces of known tasks only.
+
+    Raises
+    ------
+    InputError
+        As `empirics.signatures.fit_signatures`, or if "corpus" lacks its documents.
     """
     if tasks == 1:
         return Fitted(None)
@@ -94,9 +109,14 @@ def fit_retrieval(
     names = tuple(t.name for t in stream.tasks[:tasks])
     background = None
     # In one shared space a background shifts all scores alike.
-    if remedy in ("ratio", "traffic") and x.shape[1] > 1:
-        seen = reservoir if remedy == "ratio" else known[stream.part[known] == "test"]
-        background = fit_background([p(x[seen, s]) for s, p in zip(spaces, projections, strict=True)], config)
+    if remedy in ("ratio", "traffic", "corpus") and x.shape[1] > 1:
+        if remedy == "corpus":
+            if corpus is None:
+                raise InputError("corpus", "is missing; a background of generic documents needs their embeddings")
+            reference = corpus
+        else:
+            reference = x[reservoir if remedy == "ratio" else known[stream.part[known] == "test"]]
+        background = fit_background([p(reference[:, s]) for s, p in zip(spaces, projections, strict=True)], config)
     rule = Rule(fit_signatures(own, labels, names, config, rng), background, kind="angular" if remedy == "angular" else "max")
     if remedy == "calibrated":
         return Fitted(rule, projections, *_own_law(own, labels, names, config, rng))
