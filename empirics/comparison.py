@@ -15,6 +15,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from empirics.config import RunConfig
+from empirics.generic_corpus import generic_corpus
 from empirics.images import digest
 from empirics.methods import METHODS, Method
 from empirics.methods.per_task import AdapterSet, train_adapters
@@ -115,6 +116,7 @@ def compare(config: RunConfig, folder: Path, *, quiet: bool = False) -> dict[str
         return summarise(folder)
     use_threads(config)
     stream, backbone = open_stream(config.model_copy(update={"seed": min(missing)}))
+    methods, left_out = possible_methods(config, stream, methods)
     check_stream(config, stream, backbone.dimension, methods)
     if not continued:
         claim_folder(folder)
@@ -123,8 +125,31 @@ def compare(config: RunConfig, folder: Path, *, quiet: bool = False) -> dict[str
     for seed, orders in missing.items():
         if seed != min(missing):
             stream = load_stream(config.stream, generator(seed, "stream"))
-        _run_seed(config.model_copy(update={"seed": seed}), without_query(stream), backbone, orders, methods, folder, clock)
+        corpus = generic_corpus(config, stream) if any(method.remedy == "corpus" for method in methods) else ()
+        own = config.model_copy(update={"seed": seed})
+        _run_seed(own, without_query(stream), corpus, backbone, orders, methods, left_out, folder, clock)
     return summarise(folder)
+
+
+def possible_methods(config: RunConfig, stream: Stream, methods: Sequence[Method]) -> tuple[list[Method], dict[str, str]]:
+    """Those methods that the stream has what they need for, and why each of the others is left out.
+
+    Raises
+    ------
+    InputError
+        If a method that the settings name, or the reference, would be left out; or a named file cannot be used.
+    """
+    lacking = [method for method in methods if method.remedy == "corpus"]
+    try:
+        if lacking:
+            generic_corpus(config, stream)
+        return list(methods), {}
+    except InputError as error:
+        named = {*(config.compare.methods or ()), config.compare.reference}
+        file_named = config.compare.background is not None and stream.modality == "text"
+        if file_named or any(method.name in named for method in lacking):
+            raise
+        return [method for method in methods if method not in lacking], {m.name: f"{error.argument} {error.problem}" for m in lacking}
 
 
 def check_stream(config: RunConfig, stream: Stream, dimension: int, methods: Sequence[Method]) -> None:
@@ -165,7 +190,15 @@ def check_stream(config: RunConfig, stream: Stream, dimension: int, methods: Seq
 
 
 def _run_seed(
-    config: RunConfig, stream: Stream, backbone: Any, orders: Sequence[int], methods: Sequence[Method], folder: Path, clock: PhaseClock
+    config: RunConfig,
+    stream: Stream,
+    corpus: tuple[str, ...],
+    backbone: Any,
+    orders: Sequence[int],
+    methods: Sequence[Method],
+    left_out: dict[str, str],
+    folder: Path,
+    clock: PhaseClock,
 ) -> None:
     from empirics.backbone import encode_prefix
 
@@ -174,8 +207,8 @@ def _run_seed(
         source = encode_prefix(backbone, stream.inputs, advance)
     wanted = task_orders(len(stream.tasks), config.compare.orders, config.seed)
     for order in orders:
-        problem = Problem(config, reordered(stream, wanted[order]), backbone, source)
-        _run_cell(problem, order, methods, cell_folder(folder, config.seed, order), clock, clock.seconds[name])
+        problem = Problem(config, reordered(stream, wanted[order]), backbone, source, corpus)
+        _run_cell(problem, order, methods, left_out, cell_folder(folder, config.seed, order), clock, clock.seconds[name])
 
 
 def without_query(stream: Stream) -> Stream:
@@ -190,7 +223,15 @@ def without_query(stream: Stream) -> Stream:
     )
 
 
-def _run_cell(problem: Problem, order: int, methods: Sequence[Method], folder: Path, clock: PhaseClock, frozen_seconds: float) -> None:
+def _run_cell(
+    problem: Problem,
+    order: int,
+    methods: Sequence[Method],
+    left_out: dict[str, str],
+    folder: Path,
+    clock: PhaseClock,
+    frozen_seconds: float,
+) -> None:
     """Answer with every method; adapters of a kind are trained once and dropped before the next kind's."""
     stream, seed = problem.stream, problem.config.seed
     test = stream.where("test")
@@ -231,6 +272,7 @@ def _run_cell(problem: Problem, order: int, methods: Sequence[Method], folder: P
         "documents": {part: int(stream.where(part).size) for part in ("train", "reservoir", "test")},
         "frozen_pass_seconds": round(frozen_seconds, 3),
         "methods": {method.name: {"about": method.about, "role": method.role, **rows[method.name]} for method in methods},
+        "left_out": left_out,
         "environment": environment(),
     }
     write_parquet(folder / "predictions.parquet", pd.DataFrame(columns))

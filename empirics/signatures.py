@@ -260,17 +260,17 @@ def fit_signatures(
 
 def fit_background(
     spaces: list[Float[np.ndarray, "n d"]], config: SignatureConfig, common: Float[np.ndarray, "n d"] | None = None
-) -> Gaussians | LowRankGaussians | ProductGaussians:
+) -> Background:
     """One Gaussian per space, fitted by the signatures' estimator to reference inputs embedded there.
 
     With the same inputs in a common space, each Gaussian is the product of the one fitted there and the own space's: its common part is
     the same for all tasks, and so changes no retrieval.
     """
-    whats = [f"reference inputs in the space of task {k}" for k in range(len(spaces))]
+    whats = [f"background in the space of task {k}" for k in range(len(spaces))]
     parts = [_estimated(x, [np.arange(len(x))], config, what) for x, what in zip(spaces, whats, strict=True)]
     arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     if common is not None:
-        shared = _estimated(common, [np.arange(len(common))], config, "reference inputs in the common space")
+        shared = _estimated(common, [np.arange(len(common))], config, "background in the common space")
         arrays |= {f"common_{key}": np.repeat(value, len(spaces), axis=0) for key, value in shared.items()}
     return gaussians_from(arrays)
 

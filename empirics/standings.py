@@ -84,6 +84,8 @@ def summarise(folder: Path) -> dict[str, Any]:
         "reference": config.compare.reference,
         "confidence": config.bounds.confidence,
         "methods": rows,
+        # Cells of earlier versions leave out no method, and do not say so.
+        "left_out": first.get("left_out", {}),
         "config": config.model_dump(mode="json"),
         "environment": cells[-1][0]["environment"],
     }
@@ -241,10 +243,11 @@ def heading(summary: dict[str, Any]) -> str:
 def conditions(summary: dict[str, Any]) -> str:
     """Documents, reference and the pass that all share."""
     documents = ", ".join(f"{k} {v}" for k, v in summary["documents"].items())
+    left_out = "".join(f" Left out: {name} ({why})." for name, why in summary["left_out"].items())
     return (
         f"Documents a cell: {documents}; {summary['test_documents']} different test documents in all. "
         f"Intervals at {summary['confidence']:g}. Reference: {summary['reference']}. "
-        f"Frozen pass over a cell's documents: {summary['frozen_pass_seconds']:.1f} s."
+        f"Frozen pass over a cell's documents: {summary['frozen_pass_seconds']:.1f} s.{left_out}"
     )
 
 

@@ -55,6 +55,7 @@ def _by_signatures(
 METHODS = (
     _by_signatures("proteus", "composed adapters, least energy (the published rule)", "adapted", "none"),
     _by_signatures("proteus-ratio", "composed adapters, ratio to a background", "adapted", "ratio"),
+    _by_signatures("proteus-corpus", "composed adapters, ratio to a background of generic texts", "adapted", "corpus"),
     _by_signatures("proteus-traffic", "composed adapters, ratio to a background of all test inputs, unlabelled", "adapted", "traffic"),
     _by_signatures("proteus-calibrated", "composed adapters, energies standardised by each task's own law", "adapted", "calibrated"),
     _by_signatures("proteus-angular", "composed adapters, angular rule", "adapted", "angular"),

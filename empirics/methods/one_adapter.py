@@ -59,7 +59,7 @@ def joint(problem: Problem) -> Outcome:
     answer = passed - embedded + time.perf_counter() - fitted
     seconds = {"train": trained - start, "fit": embedded - trained + fitted - passed, "test": answer}
     stored = {"adapters": adapter_bytes(adapter), "heads": head.coef_.nbytes + head.intercept_.nbytes}
-    stored["training documents"] = documents_bytes(stream, own)
+    stored["training documents"] = documents_bytes([stream.inputs[j] for j in own])
     return from_class_scores(problem, lambda i: scores[:, : problem.starts[i + 1]], stored, seconds)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from empirics.adapters import Adapter, active
-from empirics.backbone import embed
+from empirics.backbone import embed, encode_prefix
 from empirics.config import AdapterConfig
+from empirics.documents import Input
 from empirics.estimators import shrunk_gaussian
 from empirics.heads import fit_head, head_bytes
 from empirics.images import item_bytes
@@ -26,7 +28,6 @@ from empirics.methods.problem import Outcome, Problem, from_task_scores
 from empirics.methods.retrieval import Remedy, Space, fit_retrieval, joined
 from empirics.seeding import sklearn_seed
 from empirics.signatures import rule_tensors, signature_bytes
-from empirics.streams import Stream
 from empirics.train import train_adapter
 
 
@@ -115,37 +116,39 @@ def by_signatures(problem: Problem, adapted: AdapterSet, *, space: Space, remedy
     problem : Problem
     adapted : AdapterSet
     space : {"adapted", "frozen", "joined", "both"}
-        Where signatures live: in the adapted embeddings, the frozen ones, or the pair of both; "both" adds the scores of adapted
-        signatures to those of frozen ones, as if the two were independent given the class.
-    remedy : {"none", "ratio", "traffic", "angular", "calibrated"}
+        Where signatures live: in the adapted embeddings, the frozen ones, or the pair of both; "both" takes the two for independent
+        given the component, so that their energies add.
+    remedy : {"none", "ratio", "traffic", "corpus", "angular", "calibrated"}
         For adapted scores; frozen ones live in one space and need none.
     """
     stream, frozen, config = problem.stream, problem.source.frozen, problem.config.signature
-    test = stream.where("test")
-    parts: list[tuple[np.ndarray, Remedy]] = [(frozen[:, None], "none")] if space in ("frozen", "both") else []
-    if space != "frozen":
-        parts.append((joined(frozen, adapted.z) if space == "joined" else adapted.z, remedy))
-    rng = problem.generator("retrieve", space, remedy)
-    stages, fit, answer = [], 0.0, 0.0
+    test, common = stream.where("test"), space == "both"
+    x = frozen[:, None] if space == "frozen" else _in_space(space, frozen, adapted.z)
+    rng, begun = problem.generator("retrieve", space, remedy), time.perf_counter()
+    corpus = _corpus_embeddings(problem, adapted, space) if remedy == "corpus" else None
+    # No other method embeds the corpus, so that its frozen pass is this one's cost too.
+    stages, fit, answer = [], time.perf_counter() - begun, 0.0
     for i in range(problem.tasks):
         start = time.perf_counter()
-        fitted = [fit_retrieval(stream, x, i + 1, config, own, rng) for x, own in parts]
+        fitted = fit_retrieval(stream, x, i + 1, config, remedy, rng, corpus, common=common)
         ready = time.perf_counter()
-        stages.append(np.sum([f.scores(x[test]) for f, (x, _) in zip(fitted, parts, strict=True)], axis=0))
+        stages.append(fitted.scores(x[test]))
         fit, answer = fit + ready - start, time.perf_counter() - ready
+    rule = fitted.rule
     stored = Counter(adapted.stored)
-    for f, (x, _) in zip(fitted, parts, strict=True):
-        stored["signatures"] += signature_bytes(f.rule.signatures)
-        if f.rule.background is not None:
-            tensors = rule_tensors(f.rule.signatures, f.rule.background)
-            stored["background"] += sum(x.nbytes for name, x in tensors.items() if name.startswith("background"))
-        if config.dimension != x.shape[2]:
-            stored["projections"] += 4 * sum(p.mean.size + p.axes.size for p in f.projections)
-            # When the next task changes the projections, signatures are fitted anew from these.
-            stored["training embeddings"] += 4 * stream.where("train").size * x.shape[2]
-    if stored["projections"] or stored["background"]:
-        # Projections, and backgrounds in a new task's space, need these documents again.
-        stored["reservoir"] = documents_bytes(stream, stream.where("reservoir"))
+    stored["signatures"] += signature_bytes(rule.signatures)
+    if rule.background is not None:
+        tensors = rule_tensors(rule.signatures, rule.background)
+        stored["background"] += sum(tensor.nbytes for name, tensor in tensors.items() if name.startswith("background"))
+    if config.dimension != x.shape[2]:
+        stored["projections"] += 4 * sum(p.mean.size + p.axes.size for p in fitted.projections)
+        # When the next task changes the projections, signatures are fitted anew from these.
+        stored["training embeddings"] += 4 * stream.where("train").size * x.shape[2] * (2 if common else 1)
+    # Projections, and backgrounds in a new task's space, need these documents again.
+    if stored["background"] and remedy == "corpus":
+        stored["corpus"] = documents_bytes(problem.corpus)
+    if stored["projections"] or (stored["background"] and remedy != "corpus"):
+        stored["reservoir"] = documents_bytes([stream.inputs[j] for j in stream.where("reservoir")])
     stored = {what: size for what, size in stored.items() if size}
     if space == "frozen":
         # One adapter pass, under the retrieved task's adapter.
@@ -155,10 +158,26 @@ def by_signatures(problem: Problem, adapted: AdapterSet, *, space: Space, remedy
     return from_task_scores(problem, stages.__getitem__, adapted.predicted, stored, seconds)
 
 
-def documents_bytes(stream: Stream, which: Int[np.ndarray, " k"]) -> int:
-    """Bytes of some documents as they are: UTF-8, an encoded image, or its pixels."""
-    items = [stream.inputs[j] for j in which]
-    return sum(len(x.encode()) if isinstance(x, str) else item_bytes(x) for x in items)
+def _corpus_embeddings(problem: Problem, adapted: AdapterSet, space: Space) -> Float[np.ndarray, "k S E"]:
+    """Documents of the generic corpus in every task's space; stages look at the spaces of known tasks only."""
+    source = encode_prefix(problem.backbone, problem.corpus)
+    everything, passes = np.arange(len(problem.corpus)), []
+    for adapter in adapted.adapters:
+        with active(problem.backbone, adapter):
+            passes.append(embed(problem.backbone, source, everything))
+    return _in_space(space, source.frozen, np.stack(passes, axis=1))
+
+
+def _in_space(space: Space, frozen: Float[np.ndarray, "n D"], adapted: Float[np.ndarray, "n m D"]) -> Float[np.ndarray, "n S E"]:
+    """What adapted signatures see: every task's space, the pairs with the frozen embedding, or that as a common space before them."""
+    if space == "joined":
+        return joined(frozen, adapted)
+    return np.concatenate([frozen[:, None], adapted], axis=1) if space == "both" else adapted
+
+
+def documents_bytes(documents: Sequence[Input]) -> int:
+    """Bytes of documents as they are: UTF-8, an encoded image, or its pixels."""
+    return sum(len(x.encode()) if isinstance(x, str) else item_bytes(x) for x in documents)
 
 
 def by_keys(problem: Problem, adapted: AdapterSet) -> Outcome:

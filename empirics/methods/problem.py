@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from empirics.backbone import Backbone, PrefixSource
 from empirics.config import RunConfig
+from empirics.documents import Input
 from empirics.seeding import generator
 from empirics.streams import Stream
 from theory.errors import InputError
@@ -27,12 +28,15 @@ class Problem:
     backbone : Backbone
     source : PrefixSource
         Of all documents; its `frozen` embeddings are what methods without adapters see.
+    corpus : tuple of str or of empirics.images.Item
+        Documents of a generic corpus that belong to no task; none unless a method asks for them.
     """
 
     config: RunConfig
     stream: Stream
     backbone: Backbone
     source: PrefixSource
+    corpus: tuple[Input, ...] = ()
 
     @property
     def tasks(self) -> int:

@@ -19,9 +19,10 @@ from empirics.config import SignatureConfig
 from empirics.seeding import sklearn_seed
 from empirics.signatures import Projection, fit_background, fit_projection, fit_signatures
 from empirics.streams import Stream
+from theory.errors import InputError
 from theory.mixture import Rule
 
-Remedy = Literal["none", "ratio", "traffic", "angular", "calibrated"]
+Remedy = Literal["none", "ratio", "traffic", "corpus", "angular", "calibrated"]
 Space = Literal["adapted", "frozen", "joined", "both"]
 # Folds in which training documents are scored by signatures that have not seen them.
 FOLDS = 4
@@ -36,7 +37,7 @@ class Fitted:
     rule : Rule or None
         None for a single task, where there is nothing to choose.
     projections : tuple of Projection
-        Into the space of each task's signature, or into the one that is shared.
+        Into the space of each task's signature, or into the one that is shared; before those of tasks, into a common one if there is one.
     centre, spread : (t,) arrays
         What a task's score is standardised by.
     """
@@ -47,7 +48,7 @@ class Fitted:
     spread: Float[np.ndarray, " t"] | float = 1.0
 
     def scores(self, x: Float[np.ndarray, "n S D"]) -> Float[np.ndarray, "n t"]:
-        """Scores of documents, embedded in every task's space or in the shared one; a column for each task known."""
+        """Scores of documents, embedded as `fit_retrieval` was given them; a column for each task known."""
         if self.rule is None:
             return np.zeros((len(x), 1))
         z = np.stack([p(x[:, s]) for s, p in enumerate(self.projections)], axis=1)
@@ -55,7 +56,15 @@ class Fitted:
 
 
 def fit_retrieval(
-    stream: Stream, x: Float[np.ndarray, "N S D"], tasks: int, config: SignatureConfig, remedy: Remedy, rng: np.random.Generator
+    stream: Stream,
+    x: Float[np.ndarray, "N S D"],
+    tasks: int,
+    config: SignatureConfig,
+    remedy: Remedy,
+    rng: np.random.Generator,
+    corpus: Float[np.ndarray, "k S D"] | None = None,
+    *,
+    common: bool = False,
 ) -> Fitted:
     """Fit signatures of the first tasks.
 
@@ -68,14 +77,25 @@ def fit_retrieval(
     tasks : int
         Tasks known so far.
     config : SignatureConfig
-    remedy : {"none", "ratio", "traffic", "angular", "calibrated"}
+    remedy : {"none", "ratio", "traffic", "corpus", "angular", "calibrated"}
         "none" is the published rule. "ratio" subtracts the energy under one Gaussian fitted to the reservoir of the known tasks in the
         same space (theory/README.md, rules). "traffic" fits that Gaussian to the test documents of the known tasks instead, unlabelled,
         as if they had all arrived before the first is answered: it is transductive, and no single document could be answered so.
+        "corpus" fits it to documents that belong to no task.
         "angular" divides out the length of an embedding. "calibrated" standardises each task's least energy by its mean and spread
         over the task's own training documents, each scored by signatures fitted without it.
     rng : numpy.random.Generator
         Deals the folds of "calibrated", and starts signatures that are mixtures.
+    corpus : (k, S, D) array, optional
+        Embeddings of the documents of "corpus"; read in the spaces of known tasks only.
+    common : bool
+        The first space is common to all tasks, and those of tasks follow (S = m + 1): signatures see the pair of both, and take the two
+        for independent given the component.
+
+    Raises
+    ------
+    InputError
+        As `empirics.signatures.fit_signatures`, or if "corpus" lacks its documents.
     """
     if tasks == 1:
         return Fitted(None)
@@ -83,21 +103,29 @@ def fit_retrieval(
     reservoir = known[stream.part[known] == "reservoir"]
     # Early on there may be fewer documents than the dimension needs.
     dimension = config.dimension if config.dimension == x.shape[2] else min(config.dimension, reservoir.size - 1)
-    spaces = range(tasks) if x.shape[1] > 1 else (0,)
-    projections = tuple(fit_projection(x[reservoir, s], dimension) for s in spaces)
-    own, labels = [], []
+    shared, first = x.shape[1] == 1, 1 if common else 0
+    projections = tuple(fit_projection(x[reservoir, s], dimension) for s in range(1 if shared else first + tasks))
+    own, beside, labels = [], [], []
     for k in range(tasks):
         rows = stream.where("train", k)
-        s = k if x.shape[1] > 1 else 0
+        s = 0 if shared else first + k
         own.append(projections[s](x[rows, s]))
+        beside.append(projections[0](x[rows, 0]))
         labels.append(stream.label[rows])
     names = tuple(t.name for t in stream.tasks[:tasks])
     background = None
     # In one shared space a background shifts all scores alike.
-    if remedy in ("ratio", "traffic") and x.shape[1] > 1:
-        seen = reservoir if remedy == "ratio" else known[stream.part[known] == "test"]
-        background = fit_background([p(x[seen, s]) for s, p in zip(spaces, projections, strict=True)], config)
-    rule = Rule(fit_signatures(own, labels, names, config, rng), background, kind="angular" if remedy == "angular" else "max")
+    if remedy in ("ratio", "traffic", "corpus") and not shared:
+        if remedy == "corpus":
+            if corpus is None:
+                raise InputError("corpus", "is missing; a background of generic documents needs their embeddings")
+            reference = corpus
+        else:
+            reference = x[reservoir if remedy == "ratio" else known[stream.part[known] == "test"]]
+        seen = [p(reference[:, s]) for s, p in enumerate(projections)]
+        background = fit_background(seen[first:], config, seen[0] if common else None)
+    signatures = fit_signatures(own, labels, names, config, rng, beside if common else None)
+    rule = Rule(signatures, background, kind="angular" if remedy == "angular" else "max")
     if remedy == "calibrated":
         return Fitted(rule, projections, *_own_law(own, labels, names, config, rng))
     return Fitted(rule, projections)

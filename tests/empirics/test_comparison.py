@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -55,7 +56,16 @@ def table(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def overrides(encoder, table):
+def corpus_file(tmp_path_factory):
+    """Texts of no task."""
+    rng = np.random.default_rng(1)
+    path = tmp_path_factory.mktemp("corpus") / "generic.txt"
+    path.write_text("\n".join("".join(rng.choice(list("fghijpqrstz"), size=12)) for _ in range(30)), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def overrides(encoder, table, corpus_file):
     return [
         f"stream.path={table}",
         "stream.train_per_class=12",
@@ -74,6 +84,7 @@ def overrides(encoder, table):
         "retrieval.batches=[4]",
         "compare.random_features=30",
         "compare.replayed=8",
+        f"compare.background={corpus_file}",
     ]
 
 
@@ -208,6 +219,7 @@ def test_other_settings_and_other_folders_are_refused_and_left_alone(done, confi
         ({"signature": {"held_out": 0.5}}, r"signature\.held_out"),
         ({"stream": {"train_per_class": 4, "query_per_class": 24, "test_per_class": 30}}, r"stream\.train_per_class.*needs 4"),
         ({"adapter": {"targets": ("nothing",)}}, "nothing"),
+        ({"compare": {"background": Path("absent.txt")}}, r"absent\.txt: cannot be read"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_made(config, tmp_path, change, what):
@@ -234,6 +246,20 @@ def test_methods_are_chosen_by_name_in_the_tables_order(config):
     assert len(set(NAMES)) == len(NAMES)
     alone = config.adapter.model_copy(update={"orthogonal": "projection"}).alone()
     assert (alone.compose, alone.orthogonality, alone.orthogonal, alone.rank) == (False, 0, "penalty", config.adapter.rank)
+
+
+def test_a_method_that_the_stream_lacks_documents_for_is_left_out_and_the_table_says_so(config, tmp_path):
+    without = config.compare.model_copy(update={"background": None, "seeds": 1, "orders": 1})
+    summary = compare(config.model_copy(update={"compare": without}), tmp_path / "run", quiet=True)
+    assert [row["name"] for row in summary["methods"]] == [name for name in NAMES if name != "proteus-corpus"]
+    assert summary["left_out"].keys() == {"proteus-corpus"}
+    assert "Left out: proteus-corpus (compare.background is not set" in markdown(summary)
+    # Whoever asks for it by name is told before anything is made.
+    for named in ({"methods": ("proteus", "proteus-corpus")}, {"reference": "proteus-corpus"}):
+        asked = config.model_copy(update={"compare": without.model_copy(update=named)})
+        with pytest.raises(InputError, match=r"compare\.background: is not set.*name a file of texts"):
+            compare(asked, tmp_path / "other", quiet=True)
+    assert not (tmp_path / "other").exists()
 
 
 def test_orders_differ_and_there_are_no_more_than_there_are():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from functools import partial
 
 import numpy as np
@@ -16,12 +17,14 @@ from peft.tuners.lora.config import ArrowConfig
 from empirics.adapters import Adapter, Units, active, installed
 from empirics.backbone import Backbone, embed, encode_prefix
 from empirics.config import RunConfig
-from empirics.methods import METHODS
+from empirics.estimators import shrunk_gaussian
+from empirics.methods import METHODS, per_task
 from empirics.methods.arrow import Routed, gate_shares, prototype, routed
 from empirics.methods.per_task import AdapterSet, train_adapters
 from empirics.methods.problem import Outcome, Problem, from_class_scores, from_task_scores, reordered
 from empirics.methods.retrieval import fit_retrieval
 from empirics.metrics import forgetting, stage_matrix
+from empirics.signatures import fit_projection
 from empirics.streams import Stream, Task
 from theory import InputError
 
@@ -31,6 +34,8 @@ PARTS = np.repeat(["train", "reservoir", "test"], (12, 5, 6))
 # Letters of each class; classes of a task share some.
 LETTERS = (("abc", "cde"), ("klm", "mno"), ("uvw", "wxy"))
 NAMES = ("first", "second", "third")
+# Of no task: the same for every problem.
+CORPUS = tuple("".join(np.random.default_rng(j).choice(list("bdghlnpsvxz"), size=10)) for j in range(21))
 
 
 def config(**changes) -> RunConfig:
@@ -64,7 +69,7 @@ def problem(what: Stream | None = None, settings: RunConfig | None = None) -> Pr
     what, settings = stream() if what is None else what, settings or config()
     torch.manual_seed(0)
     backbone = tiny.assembled(tiny.MODELS["bert"](), settings.backbone)
-    return Problem(settings, what, backbone, encode_prefix(backbone, what.inputs))
+    return Problem(settings, what, backbone, encode_prefix(backbone, what.inputs), CORPUS)
 
 
 def adapters(given: Problem) -> dict[str, AdapterSet]:
@@ -289,9 +294,13 @@ def test_what_is_stored(plain):
     assert found["proteus-joined"].stored["training embeddings"] == 2 * signatures["training embeddings"]
     assert found["frozen-signatures"].stored["projections"] == 4 * (D + 4 * D)
     assert signatures["background"] == 8 * m * (4 + 16) and "background" not in found["proteus"].stored
-    full = config(signature={"dimension": D})
-    whole = {method.name: method for method in METHODS}["proteus"](dataclasses.replace(given, config=full), sets)
-    assert whole.stored.keys() == {"adapters", "heads", "signatures"}
+    # Projections need the reservoir whatever the background is of.
+    assert found["proteus-corpus"].stored == {**signatures, "corpus": 210}
+    full = dataclasses.replace(given, config=config(signature={"dimension": D}))
+    whole = {method.name: method(full, sets).stored.keys() for method in METHODS if method.name.startswith("proteus")}
+    assert whole["proteus"] == {"adapters", "heads", "signatures"}
+    assert whole["proteus-corpus"] == whole["proteus"] | {"background", "corpus"}
+    assert whole["proteus-ratio"] == whole["proteus"] | {"background", "reservoir"}
 
 
 def test_methods_that_run_one_adapter_a_document_are_not_charged_for_all(plain):
@@ -301,6 +310,23 @@ def test_methods_that_run_one_adapter_a_document_are_not_charged_for_all(plain):
     assert found["told"].seconds["test"] == pytest.approx(passes / 3)
     for name in ("proteus", "told", "frozen-signatures"):
         assert found[name].seconds["train"] == sets["composed"].seconds["train"]
+
+
+def test_only_the_method_that_embeds_the_corpus_pays_for_it(plain, monkeypatch):
+    given, sets, _ = plain
+    slow = 0.0
+
+    def late(backbone, documents):
+        nonlocal slow
+        slow += 0.3
+        time.sleep(0.3)
+        assert documents == CORPUS
+        return encode_prefix(backbone, documents)
+
+    monkeypatch.setattr(per_task, "encode_prefix", late)
+    found = {method.name: method(given, sets).seconds["fit"] for method in METHODS if method.name.startswith("proteus")}
+    assert slow == 0.3
+    assert found["proteus-corpus"] >= 0.3
 
 
 def test_class_scores_become_tasks_classes_and_told_classes(plain):
@@ -445,7 +471,7 @@ def test_one_adapter_gets_every_token():
 # Remedies
 
 
-@pytest.mark.parametrize("remedy", ["none", "ratio", "angular", "calibrated"])
+@pytest.mark.parametrize("remedy", ["none", "ratio", "corpus", "angular", "calibrated"])
 def test_stages_are_fitted_to_known_tasks_only(remedy):
     """Whatever the embeddings of later tasks, NaN included."""
     what = stream()
@@ -456,7 +482,12 @@ def test_stages_are_fitted_to_known_tasks_only(remedy):
     poisoned[what.part == "test"] = np.nan
     asked = np.flatnonzero((what.part == "test") & (what.task < 2))
     settings = config(signature={"dimension": 3}).signature
-    one, other = (fit_retrieval(what, v, 2, settings, remedy, np.random.default_rng(1)).scores(x[asked]) for v in (x, poisoned))
+    corpus = np.random.default_rng(2).normal(size=(9, 3, 8))
+    corpora = corpus, np.where(np.arange(3)[:, None] == 2, np.nan, corpus)
+    one, other = (
+        fit_retrieval(what, v, 2, settings, remedy, np.random.default_rng(1), c).scores(x[asked])
+        for v, c in zip((x, poisoned), corpora, strict=True)
+    )
     assert one.shape == (asked.size, 2) and np.array_equal(one, other)
 
 
@@ -465,15 +496,34 @@ def test_the_ratio_and_calibration_do_not_mind_the_scale_of_a_space():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(len(what.task), 3, 6)) + np.eye(6)[what.cluster][:, None] * 2
     scaled = x * np.array([1.0, 30.0, 0.1])[:, None]
+    corpus = rng.normal(size=(30, 3, 6))
     settings = config(signature={"dimension": 6}).signature
     asked = what.where("test")
     retrieved = partial(fit_retrieval, what, tasks=3, config=settings)
-    for remedy in ("none", "ratio", "calibrated", "angular"):
-        one, other = (retrieved(x=v, remedy=remedy, rng=np.random.default_rng(2)).scores(v[asked]).argmin(axis=1) for v in (x, scaled))
+    for remedy in ("none", "ratio", "corpus", "calibrated", "angular"):
+        one, other = (
+            retrieved(x=v, remedy=remedy, rng=np.random.default_rng(2), corpus=c).scores(v[asked]).argmin(axis=1)
+            for v, c in ((x, corpus), (scaled, corpus * np.array([1.0, 30.0, 0.1])[:, None]))
+        )
         if remedy == "none":
             assert (one != other).mean() > 0.3
         else:
             assert np.array_equal(one, other) or remedy == "angular", remedy
+
+
+def test_the_background_of_a_corpus_is_fitted_to_the_corpus_in_each_space():
+    what = stream()
+    rng = np.random.default_rng(0)
+    x, corpus = rng.normal(size=(len(what.task), 3, 8)), rng.normal(loc=2, size=(40, 3, 8))
+    fitted = partial(fit_retrieval, what, x, 3, config(signature={"dimension": 8}).signature, "corpus", rng)
+    found = fitted(corpus).rule.background
+    for k in range(3):
+        mean, covariance = shrunk_gaussian(fit_projection(x[:, k], 8)(corpus[:, k]), "ledoit-wolf", "")
+        # Projections are centred on the reservoir, which moves a mean and no covariance.
+        shift = x[what.where("reservoir"), k].mean(axis=0) - x[:, k].mean(axis=0)
+        assert np.allclose(found.means[k], mean - shift) and np.allclose(found.covariances[k], covariance)
+    with pytest.raises(InputError, match="corpus: is missing"):
+        fitted()
 
 
 def test_calibration_centres_a_tasks_own_documents():
