@@ -63,8 +63,8 @@ def own_distance_table(
     dimension : int
         Degrees of freedom d of the chi-square, which a query of the signature's own law would follow.
     count : int, optional
-        Samples of the component's mean and covariance. F (theory/README.md, F1) is exact for the plain sample covariance only; a
-        shrunk one has no such law.
+        Samples of the component's mean and covariance. F is exact for the plain sample covariance only; a shrunk one has no such law
+        (theory/README.md, finite samples).
     law : (p,) array, optional
         Draws from the query law.
 

@@ -283,7 +283,7 @@ def plot_batch_leak(comparison: Mapping[str, Any], *, ax: Axes | None = None) ->
     zero = low / 2
     ax.set_ylim(low / 3, high)
     ax.axhline(zero, color=palette.LIGHT, linewidth=4, zorder=0)
-    for j, (name, rows) in enumerate(table.groupby("method", sort=False)):
+    for j, (_, rows) in enumerate(table.groupby("method", sort=False)):
         style = palette.series(j)
         shown = _shown(rows.iloc[0])
         ax.plot(
