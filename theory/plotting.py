@@ -372,36 +372,40 @@ def plot_required_separation(frame: pd.DataFrame, *, x: Literal["tasks", "dimens
     Parameters
     ----------
     frame : DataFrame
-        As `theory.curves.required_separation` gives it: `tasks`, `dimension`, `criterion`, `delta`, `fails`. A line is dashed and its
-        points are hollow where the criterion's tail claim is false (`fails`): what it asks for there is no guarantee.
+        As `theory.curves.required_separation` gives it: `tasks`, `dimension`, `criterion`, `delta`, `proved`, `fails`, `tail_holds`. Hollow
+        and struck through where meeting the criterion is not proved to imply the error, crossed where the exact error exceeds it. How
+        often the tail claim of a reading is false stands in the legend.
     x : {"tasks", "dimension"}
     ax : Axes, optional
 
     Raises
     ------
     InputError
-        If columns are missing or x is neither.
+        If columns are missing, x is neither, or a criterion has several values at one x.
     """
     if x not in ("tasks", "dimension"):
         raise InputError("x", f"{x!r} is unknown; choose tasks or dimension")
-    need_columns(frame, x, "criterion", "delta", "fails")
+    need_columns(frame, x, "criterion", "delta", "proved", "fails", "tail_holds")
+    if frame.duplicated([x, "criterion"]).any():
+        raise InputError("frame", f"has several rows of one criterion at one {x}; give one of the other settings")
     ax = axes_or_new(ax)
-    for j, (name, rows) in enumerate(frame.groupby("criterion", sort=False)):
-        style = palette.RUNGS.get(name, palette.series((3, 5, 6)[j % 3]))
-        ax.plot(rows[x], rows["delta"], color=style.colour, linestyle=style.line, linewidth=1.1, label=f"_{name} line")
-        for fails, face in ((False, style.colour), (True, "white")):
-            part = rows[rows["fails"] == fails]
-            ax.plot(
-                part[x],
-                part["delta"],
-                style.marker,
-                color=style.colour,
-                markerfacecolor=face,
-                markersize=_SIZE - 1,
-                label=f"{name}: false claim" if fails else name,
-            ) if len(part) else None
     ax.set_xscale("log")
     ax.set_yscale("log")
+    others = [name for name in dict.fromkeys(frame["criterion"]) if name not in palette.RUNGS]
+    for name, rows in frame.groupby("criterion", sort=False):
+        style = palette.RUNGS.get(name) or palette.Style(*((palette.VERMILLION, "^", ":"), (palette.PURPLE, "v", "-."))[others.index(name) % 2])
+        false = int((~rows["tail_holds"]).sum())
+        label = f"{name} (tail claim false at {false} of {len(rows)})" if false else name
+        ax.plot(rows[x], rows["delta"], color=style.colour, linestyle=style.line, linewidth=1.1, label=f"_{name} line")
+        ax.plot([], [], style.marker, color=style.colour, linestyle=style.line, markersize=_SIZE - 1, label=label)
+        for proved, face in ((True, style.colour), (False, "white")):
+            part = rows[rows["proved"] == proved]
+            marks = {"color": style.colour, "markerfacecolor": face, "markersize": _SIZE - 1}
+            ax.plot(part[x], part["delta"], style.marker, linestyle="none", label=f"_{name}{'' if proved else ' unproved'}", **marks)
+            if not proved:
+                ax.plot(part[x], part["delta"], "_", color=style.colour, markersize=_SIZE + 3, label=f"_{name} struck")
+        broken = rows[rows["fails"]]
+        ax.plot(broken[x], broken["delta"], "x", color=palette.BROKEN, markersize=_SIZE + 3, markeredgewidth=1.2, label=f"_{name} fails", zorder=6)
     ax.set_xlabel("tasks $m$" if x == "tasks" else "dimension $d$")
     ax.set_ylabel(r"required separation $\delta$")
     return ax
