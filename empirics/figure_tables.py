@@ -1,0 +1,260 @@
+"""The tables behind the figures: what `empirics.plotting` draws, and what a figure's CSV holds. No torch, no plotting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from empirics.report import Unit
+from theory.errors import InputError
+from theory.finite import own_distance
+from theory.mixture import Rule, Signatures
+
+
+def rung_table(units: Sequence[Unit]) -> pd.DataFrame:
+    """Measured error and every rung of some units, a row for each pair.
+
+    Columns `unit`, `n`, `measured`, `low`, `high`, `rung`, `level`, `value`, `vacuous`, `guarantee`, `holds`, `broken_assumption`,
+    `law` (the verdict on it) and `reasons`.
+
+    Raises
+    ------
+    InputError
+        Without units.
+    """
+    if not units:
+        raise InputError("units", "are none")
+    return pd.DataFrame(
+        {
+            "unit": unit.name,
+            "n": unit.measured.n,
+            "measured": unit.measured.error,
+            "low": unit.measured.low,
+            "high": unit.measured.high,
+            "rung": name,
+            "level": rung.level,
+            "value": rung.value,
+            "vacuous": rung.vacuous,
+            "guarantee": rung.guarantee,
+            "holds": rung.holds,
+            "broken_assumption": rung.broken_assumption or "",
+            "law": unit.law.verdict,
+            "reasons": ", ".join(unit.law.reasons),
+        }
+        for unit in units
+        for name, rung in unit.rungs.items()
+    )
+
+
+def own_distance_table(
+    measured: Float[np.ndarray, " n"], dimension: int, count: int | None = None, law: Float[np.ndarray, " p"] | None = None
+) -> pd.DataFrame:
+    """How often a squared own distance exceeds each measured one: measured, under chi-square, under F, and under the query law.
+
+    Parameters
+    ----------
+    measured : (n,) array
+        Squared Mahalanobis distances to the own component.
+    dimension : int
+        Degrees of freedom d of the chi-square, which a query of the signature's own law would follow.
+    count : int, optional
+        Samples of the component's mean and covariance. F is exact for the plain sample covariance only; a shrunk one has no such law
+        (theory/README.md, finite samples).
+    law : (p,) array, optional
+        Draws from the query law.
+
+    Returns
+    -------
+    DataFrame
+        Rows in ascending order of `distance`: `measured` is the share of distances at least as large, `low` and `high` its band, which
+        holds at every distance at once with 95% (Massart 1990), `chi_square`, `f` (NaN without a count above d) and `query_law`.
+
+    Raises
+    ------
+    InputError
+        For no distances, ones that are negative or not finite, or a dimension below one.
+    """
+    distance = np.sort(np.asarray(measured, dtype=np.float64))
+    if distance.ndim != 1 or not distance.size or not np.isfinite(distance).all() or distance[0] < 0:
+        raise InputError("measured", "needs a list of squared distances, finite and not negative")
+    if dimension < 1:
+        raise InputError("dimension", f"is {dimension}; needs at least 1")
+    from scipy import stats
+
+    n = distance.size
+    share = 1 - np.arange(n) / n
+    band = np.sqrt(np.log(2 / 0.05) / (2 * n))
+    return pd.DataFrame(
+        {
+            "distance": distance,
+            "measured": share,
+            "low": np.maximum(share - band, 0.0),
+            "high": np.minimum(share + band, 1.0),
+            "chi_square": stats.chi2.sf(distance, dimension),
+            "f": own_distance(count, dimension).sf(distance) if count is not None and count > dimension else np.nan,
+            "query_law": np.nan if law is None else 1 - np.searchsorted(np.sort(law), distance) / len(law),
+        }
+    )
+
+
+def decomposition_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
+    """Accuracy of each method of a comparison as what is left after both ways to err, in the comparison's order.
+
+    Columns `method`, `role`, `accuracy`, `low`, `high`, `retrieval` (task right), `within_task` (class right, given the task),
+    `lost_within_task` (task right, class wrong), `lost_to_retrieval` (task wrong). Accuracy is retrieval times within-task exactly in
+    one cell where no class belongs to two tasks; `lost_within_task` is what is left, so that the parts add up to one.
+    """
+    rows = []
+    for row in _methods(comparison):
+        low, high = row["intervals"]["accuracy"]
+        retrieval = 1 - row["retrieval_error"]
+        rows.append(
+            {
+                "method": row["name"],
+                "role": row["role"],
+                "accuracy": row["accuracy"],
+                "low": low,
+                "high": high,
+                "retrieval": retrieval,
+                "within_task": row["within_task_accuracy"],
+                "lost_within_task": max(0.0, retrieval - row["accuracy"]),
+                "lost_to_retrieval": row["retrieval_error"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def batch_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
+    """Mean retrieval error over tasks by the size of batches that hold one task only, for each method that scores tasks.
+
+    Columns `method`, `role`, `batch`, `error`. A named leak control: the batch tells what the method is asked.
+
+    Raises
+    ------
+    InputError
+        If no method of the comparison was scored in batches.
+    """
+    rows = []
+    for row in _methods(comparison):
+        if row["batch_retrieval_error"]:
+            errors = {1: row["macro_retrieval_error"]} | {int(b): v for b, v in row["batch_retrieval_error"].items()}
+            rows += [{"method": row["name"], "role": row["role"], "batch": b, "error": v} for b, v in sorted(errors.items())]
+    if not rows:
+        raise InputError("comparison", "scored no method in batches; run it again with compare.batches")
+    return pd.DataFrame(rows)
+
+
+def _methods(comparison: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    methods = comparison.get("methods")
+    if not methods:
+        raise InputError("comparison", "has no methods; give what comparison.json holds")
+    return methods
+
+
+def phase_table(run: Mapping[str, Any]) -> pd.DataFrame:
+    """Seconds of each phase of a run, in order, and the largest resident memory up to its end where the run has it.
+
+    Columns `phase`, `seconds`, `peak_bytes` (NaN where it is not known).
+
+    Parameters
+    ----------
+    run : mapping
+        What `run.json` holds.
+
+    Raises
+    ------
+    InputError
+        If the run did not finish.
+    """
+    seconds = run.get("phases_seconds")
+    if not seconds:
+        raise InputError("run", "did not finish, or is no run: it holds no phases_seconds")
+    peaks = run.get("phases_peak_bytes", {})
+    return pd.DataFrame({"phase": name, "seconds": value, "peak_bytes": peaks.get(name, np.nan)} for name, value in seconds.items())
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A plane in which embeddings are looked at.
+
+    Attributes
+    ----------
+    centre : (d,) array
+    basis : (d, 2) array
+        Orthonormal columns.
+    share : float
+        Of the embeddings' variance, how much lies in the plane.
+    """
+
+    centre: Float[np.ndarray, " d"]
+    basis: Float[np.ndarray, "d 2"]
+    share: float
+
+    def points(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
+        """Coordinates in the plane."""
+        return (z - self.centre) @ self.basis
+
+
+def spread_plane(means: Float[np.ndarray, "K d"], z: Float[np.ndarray, "n d"]) -> Plane:
+    """The plane in which the means spread most: their two leading principal directions.
+
+    Where the means lie on a line, or are one, the embeddings' own directions complete the plane.
+
+    Raises
+    ------
+    InputError
+        For embeddings of another dimension than the means, or of fewer than two.
+    """
+    means, z = np.asarray(means, dtype=np.float64), np.asarray(z, dtype=np.float64)
+    if z.ndim != 2 or z.shape[1:] != means.shape[1:] or z.shape[1] < 2:
+        raise InputError("z", f"has shape {z.shape} beside means of shape {means.shape}; needs the same dimension, at least 2")
+    centre = means.mean(axis=0)
+    _, sizes, directions = np.linalg.svd(means - centre, full_matrices=False)
+    basis = directions[: int((sizes[:2] > 1e-9 * max(1.0, np.abs(means).max())).sum())]
+    rest = z - z.mean(axis=0)
+    total = float((rest**2).sum())
+    if len(basis) < 2:
+        left = rest - rest @ basis.T @ basis
+        basis = np.vstack([basis, np.linalg.svd(left, full_matrices=False)[2][: 2 - len(basis)]])
+    # Singular vectors have no sign of their own: the largest entry is made positive.
+    signs = np.sign(basis[np.arange(2), np.abs(basis).argmax(axis=1)])
+    basis = (basis * signs[:, None]).T
+    return Plane(centre, basis, float(((rest @ basis) ** 2).sum() / total) if total else 1.0)
+
+
+def seen_from(z: Float[np.ndarray, "n S d"], signatures: Signatures, space: int) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " K"]]:
+    """Embeddings in one space, and the signature components that live there: all in a shared space, a task's own otherwise.
+
+    Raises
+    ------
+    InputError
+        For a space that does not exist.
+    """
+    if not 0 <= space < z.shape[1]:
+        raise InputError("space", f"{space} does not exist; the embeddings live in spaces 0 to {z.shape[1] - 1}")
+    return z[:, space], np.arange(len(signatures)) if z.shape[1] == 1 else signatures.own(space)
+
+
+def embedding_table(plane: Plane, z: Float[np.ndarray, "n d"], task: Int[np.ndarray, " n"], names: Sequence[str]) -> pd.DataFrame:
+    """Documents in a plane: columns `task`, `x`, `y`.
+
+    Raises
+    ------
+    InputError
+        If tasks do not fit the documents or the names.
+    """
+    task = np.asarray(task)
+    if task.shape != (len(z),) or (task < 0).any() or (task >= len(names)).any():
+        raise InputError("task", f"needs {len(z)} integers from 0 to {len(names) - 1}, one a document")
+    x, y = plane.points(z).T
+    return pd.DataFrame({"task": [names[k] for k in task], "x": x, "y": y})
+
+
+def bare(rule: Rule | Signatures) -> Signatures:
+    """The signatures of a rule."""
+    return rule.signatures if isinstance(rule, Rule) else rule

@@ -1,0 +1,502 @@
+"""Bounds drawn: ladders, slack, curves and signatures. The one module here that needs matplotlib.
+
+Every function takes data and an Axes, draws and returns the Axes; without one a new figure is made. What no figure may lose: a
+bound that is no guarantee is hollow and struck through, a vacuous one stands in a strip of its own beyond one, and no errors
+among n is an arrow from the interval's upper limit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Ellipse, Patch
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from theory import palette
+from theory.errors import InputError
+from theory.slack import PIECES
+
+# Probabilities below this are drawn at it: a little further down the floats end.
+_LEAST = 1e-300
+_SIZE = 5.0
+Direction = Literal["x", "y"]
+
+
+class Rate(Protocol):
+    """A measured error rate with its interval, such as `theory.certificates.Measured`."""
+
+    @property
+    def error(self) -> float:
+        """The observed rate."""
+
+    @property
+    def low(self) -> float:
+        """Lower limit."""
+
+    @property
+    def high(self) -> float:
+        """Upper limit."""
+
+
+class Limit(Protocol):
+    """A bound, such as `theory.bound.Bound`; a rung of a report has also its verdict, `guarantee`."""
+
+    @property
+    def log_value(self) -> float:
+        """Natural logarithm of the bound."""
+
+    @property
+    def vacuous(self) -> bool:
+        """Whether it says nothing."""
+
+
+def axes_or_new(ax: Axes | None) -> Axes:
+    """The Axes given, or those of a new figure."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(layout="constrained")[1]
+
+
+def need_columns(frame: pd.DataFrame, *names: str) -> None:
+    """Refuse a frame without rows, or without columns that a figure is drawn from.
+
+    Raises
+    ------
+    InputError
+    """
+    missing = [name for name in names if name not in frame]
+    if missing:
+        raise InputError("frame", f"lacks the columns {', '.join(missing)}")
+    if frame.empty:
+        raise InputError("frame", "has no rows")
+
+
+def probability(log_value: float) -> float:
+    """A probability from its logarithm, no less than what an axis can show."""
+    return math.exp(max(log_value, math.log(_LEAST)))
+
+
+def error_scale(ax: Axes, values: Iterable[float], direction: Direction = "x", strip: bool = True) -> float:
+    """Make one axis a logarithmic one of error rates up to one, with a strip beyond it for vacuous bounds.
+
+    Parameters
+    ----------
+    ax : Axes
+    values : iterable of float
+        All that will be drawn; zeros and what is not finite are left out of the limits.
+    direction : {"x", "y"}
+    strip : bool
+        Whether any bound is vacuous.
+
+    Returns
+    -------
+    float
+        Where vacuous bounds stand.
+    """
+    known = [min(v, 1.0) for v in values if v > 0 and math.isfinite(v)]
+    low = max(min([*known, 0.3]) / 1.6, _LEAST)
+    orders = -math.log10(low)
+    axis = ax.xaxis if direction == "x" else ax.yaxis
+    (ax.set_xscale if direction == "x" else ax.set_yscale)("log")
+    edge = 10 ** (0.11 * orders) if strip else 10 ** (0.02 * orders)
+    (ax.set_xlim if direction == "x" else ax.set_ylim)(low, edge)
+    steps = (1, 2, 5) if orders < 1.7 else (1,)
+    every = max(1, math.ceil(orders / 5))
+    ticks = [m * 10.0**k for k in range(-every * math.ceil(orders / every), 1, every) for m in steps if low <= m * 10.0**k <= 1.0000001]
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FixedFormatter([f"{t:g}" if t > 5e-4 else f"$10^{{{round(math.log10(t))}}}$" for t in ticks]))
+    axis.set_minor_locator(NullLocator())
+    middle = math.sqrt(edge)
+    if strip:
+        span = ax.axvspan if direction == "x" else ax.axhspan
+        span(1.0, edge, facecolor=palette.LIGHT, edgecolor="none", zorder=0)
+        if direction == "x":
+            ax.text(middle, 0.5, "vacuous", rotation=90, transform=ax.get_xaxis_transform(), ha="center", va="center", color=palette.GREY)
+        else:
+            ax.text(0.5, middle, "vacuous", transform=ax.get_yaxis_transform(), ha="center", va="center", color=palette.GREY)
+    return middle
+
+
+def draw_rate(
+    ax: Axes, at: float, rate: Rate, *, along: Direction = "x", colour: str = palette.MEASURED, marker: str = "o", label: str = ""
+) -> None:
+    """A measured rate with its interval on a logarithmic axis; an arrow from the upper limit if no error was seen."""
+
+    def put(values: Sequence[float], **style: Any) -> None:
+        where = [at] * len(values)
+        ax.plot(*((values, where) if along == "x" else (where, values)), color=colour, **style)
+
+    if rate.error > 0:
+        least = (ax.get_xlim() if along == "x" else ax.get_ylim())[0]
+        cap = "|" if along == "x" else "_"
+        put([max(rate.low, least), rate.high], linestyle="-", linewidth=1.0, marker=cap, markersize=_SIZE, label="_interval", zorder=3)
+        put([rate.error], linestyle="none", marker=marker, markersize=_SIZE - 1, label=label or "_measured", zorder=4)
+        return
+    end, start = ((0, at), (rate.high, at)) if along == "x" else ((at, 0), (at, rate.high))
+    transform = ax.get_yaxis_transform() if along == "x" else ax.get_xaxis_transform()
+    ax.annotate("", end, start, xycoords=transform, textcoords="data", arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.0})
+    put([rate.high], linestyle="none", marker="|" if along == "x" else "_", markersize=_SIZE, label=label or "_none seen", zorder=4)
+
+
+def draw_bounds(
+    ax: Axes, positions: Sequence[float], rungs: Sequence[Limit], name: str, vacuous_at: float, measured: Sequence[Rate | None]
+) -> None:
+    """One rung of several units: filled if it may be relied on, hollow and struck through if not, crossed if a measurement contradicts it.
+
+    A bound without a verdict (`guarantee`) of its own may be relied on unless it is vacuous.
+    """
+    style = palette.rung(name)
+    groups: dict[str, list[tuple[float, float]]] = {"": [], " no guarantee": [], " vacuous": [], " contradicted": []}
+    for y, rung, rate in zip(positions, rungs, measured, strict=True):
+        broken = rate is not None and rate.low > probability(rung.log_value)
+        stands = getattr(rung, "guarantee", not rung.vacuous) and not broken
+        kind = " vacuous" if rung.vacuous else "" if stands else " no guarantee"
+        point = (vacuous_at if rung.vacuous else probability(rung.log_value), y)
+        groups[kind].append(point)
+        if broken:
+            groups[" contradicted"].append(point)
+    for kind, points in groups.items():
+        if not points:
+            continue
+        x, y = zip(*points, strict=True)
+        if kind == " contradicted":
+            ax.plot(x, y, "x", color=palette.BROKEN, markersize=_SIZE + 3, markeredgewidth=1.2, label=f"_{name}{kind}", zorder=6)
+            continue
+        face = style.colour if kind == "" else "white"
+        ax.plot(
+            x,
+            y,
+            style.marker,
+            color=style.colour,
+            markerfacecolor=face,
+            markersize=_SIZE,
+            markeredgewidth=0.8,
+            label=name if kind == "" else f"_{name}{kind}",
+            zorder=5,
+        )
+        if kind == " no guarantee":
+            ax.plot(x, y, "_", color=style.colour, markersize=_SIZE + 4, markeredgewidth=0.8, label=f"_{name} struck", zorder=5)
+
+
+def key_of_marks(names: Sequence[str] = (), contradicted: bool = False, rejected: bool = True) -> list[Line2D]:
+    """Handles of a legend: the rungs, and what filled, hollow and crossed mean."""
+
+    def mark(marker: str, colour: str, face: str, label: str) -> Line2D:
+        return Line2D([], [], linestyle="none", marker=marker, color=colour, markerfacecolor=face, markersize=_SIZE, label=label)
+
+    handles = [mark(palette.rung(name).marker, palette.rung(name).colour, palette.rung(name).colour, name) for name in names]
+    if rejected:
+        handles.append(mark("$\u2013\\!\\circ\\!\u2013$", palette.GREY, "white", "no guarantee"))
+        handles[-1].set_markersize(_SIZE * 2.2)
+    if contradicted:
+        handles.append(mark("x", palette.BROKEN, "none", "contradicted"))
+    return handles
+
+
+def plot_ladder(rungs: Mapping[str, Limit], *, measured: Rate | None = None, ax: Axes | None = None) -> Axes:
+    """The rungs of one unit on a logarithmic axis, a row for each.
+
+    Parameters
+    ----------
+    rungs : mapping from name to Bound
+        Or to rungs of a report, whose verdict is then shown.
+    measured : Measured, optional
+        A band from its lower to its upper limit; a bound to the left of the band is contradicted.
+    ax : Axes, optional
+
+    Raises
+    ------
+    InputError
+        Without rungs.
+    """
+    if not rungs:
+        raise InputError("rungs", "are none")
+    ax = axes_or_new(ax)
+    names = list(rungs)
+    rates = [measured.low, measured.error, measured.high] if measured is not None else []
+    values = [probability(rung.log_value) for rung in rungs.values()]
+    edge = error_scale(ax, [*values, *rates], strip=any(rung.vacuous for rung in rungs.values()))
+    if measured is not None:
+        ax.axvspan(measured.low or ax.get_xlim()[0], measured.high, facecolor=palette.LIGHT, edgecolor="none", zorder=0)
+        draw_rate(ax, -1, measured, label="measured")
+    for j, (name, rung) in enumerate(rungs.items()):
+        low = getattr(rung, "log_lower", None)
+        if low is not None and not rung.vacuous:
+            ax.plot([probability(low), probability(rung.log_value)], [j, j], color=palette.rung(name).colour, linewidth=0.8, label="_sides")
+        draw_bounds(ax, [j], [rung], name, edge, [measured])
+    first = [-1] if measured is not None else []
+    ax.set_yticks([*first, *range(len(names))], [*(["measured"] if first else []), *names])
+    ax.set_ylim(len(names) - 0.4, min([*first, 0]) - 0.6)
+    ax.set_xlabel("retrieval error")
+    return ax
+
+
+def plot_slack(frame: pd.DataFrame, *, scale: Literal["log10", "probability"] = "log10", ax: Axes | None = None) -> Axes:
+    """Where the slack of every rung goes, as a waterfall from the measured error to the rung.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Rows of `theory.slack.slack` for one unit, one a rung. Pieces are laid from the rung's value back, so that a piece that is not
+        defined (no error seen, no simulation) ends the row there.
+    scale : {"log10", "probability"}
+        That of the frame.
+    ax : Axes, optional
+
+    Raises
+    ------
+    InputError
+        If columns are missing, the frame is of several units, or the scale is unknown.
+    """
+    if scale not in ("log10", "probability"):
+        raise InputError("scale", f"{scale!r} is unknown; choose log10 or probability")
+    need_columns(frame, "rung", "value", "reference", "vacuous", *PIECES)
+    if frame["rung"].duplicated().any():
+        raise InputError("frame", "holds a rung twice; give the rows of one unit (one arm, law and task)")
+    ax = axes_or_new(ax)
+    logs = scale == "log10"
+    steps = {row.rung: _steps(row, logs) for row in frame.itertuples()}
+    references = frame["reference"].dropna().unique()
+    ends = [end for row in steps.values() for _, start, stop in row for end in (start, stop)]
+    if logs:
+        error_scale(ax, [*ends, *references, *frame["value"]], strip=False)
+    else:
+        ax.set_xlim(0, 1.02)
+    styles = {piece: (palette.SERIES[j], palette.HATCHES[j]) for j, piece in enumerate(PIECES)}
+    height = 0.8 / 3
+    for j, row in enumerate(frame.itertuples()):
+        for lane, (piece, start, stop) in enumerate(steps[row.rung]):
+            y = j - 0.4 + height * (lane + 0.5)
+            colour, hatch = styles[piece]
+            ax.barh(
+                y, stop - start, height, start, facecolor=colour, edgecolor="white", hatch=hatch, linewidth=0, label=f"_{row.rung} {piece}"
+            )
+            ax.plot([stop, stop], [y, y + height], color=palette.BLACK, linewidth=0.6, label="_step")
+        ax.plot(
+            [row.value],
+            [j + 0.27],
+            "d",
+            color=palette.BLACK,
+            markerfacecolor="white" if row.vacuous else palette.BLACK,
+            markersize=_SIZE - 1,
+            label=f"_{row.rung} value",
+            clip_on=False,
+        )
+    for reference in references:
+        ax.axvline(reference, color=palette.MEASURED, linewidth=0.8, linestyle="--", label="measured")
+    used = [piece for piece in PIECES if any(piece == p for row in steps.values() for p, _, _ in row)]
+    handles = [Patch(facecolor=styles[p][0], edgecolor="white", hatch=styles[p][1], linewidth=0, label=p) for p in used]
+    handles.append(Line2D([], [], color=palette.MEASURED, linewidth=0.8, linestyle="--", label="measured"))
+    handles += [
+        Line2D([], [], linestyle="none", marker="d", color=palette.BLACK, markerfacecolor=face, markersize=_SIZE - 1, label=label)
+        for face, label in ((palette.BLACK, "bound"), ("white", "vacuous"))
+    ]
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, frameon=False)
+    ax.set_yticks(range(len(frame)), list(frame["rung"]))
+    ax.set_ylim(len(frame) - 0.5, -0.5)
+    ax.set_xlabel("retrieval error")
+    return ax
+
+
+def _steps(row: Any, logs: bool) -> list[tuple[str, float, float]]:
+    """Pieces of a row with where each starts and stops, as probabilities, from the measured error on."""
+    at, out = math.log10(row.value) if logs else row.value, []
+    for piece in reversed(PIECES):
+        size = getattr(row, piece)
+        if not math.isfinite(size):
+            break
+        if size:
+            start, stop = at - size, at
+            out.append((piece, 10.0**start, 10.0**stop) if logs else (piece, start, stop))
+            at -= size
+    return out[::-1]
+
+
+def plot_bound_against_separation(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Bounds as lines over the separation, simulated errors as points with their intervals.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As `theory.curves.bound_against_separation` gives it: `dimension`, `delta`, `rung`, `log_value`, `vacuous`, and for the rows of
+        rung "simulated" `error`, `low` and `high`. Up to four dimensions, told apart by the line.
+    ax : Axes, optional
+
+    Raises
+    ------
+    InputError
+        If columns are missing, or there are more dimensions than lines that can be told apart.
+    """
+    need_columns(frame, "dimension", "delta", "rung", "log_value", "vacuous", "error", "low", "high")
+    dimensions = list(dict.fromkeys(frame["dimension"]))
+    if len(dimensions) > len(palette.LINES):
+        raise InputError("frame", f"holds {len(dimensions)} dimensions; give {len(palette.LINES)} at most, or one an Axes")
+    ax = axes_or_new(ax)
+    bounds, points = frame[frame["rung"] != "simulated"], frame[frame["rung"] == "simulated"]
+    values = [*np.exp(np.maximum(bounds["log_value"], math.log(_LEAST))), *points["error"], *points["high"]]
+    ax.set_xscale("log")
+    edge = error_scale(ax, values, "y", strip=bool(bounds["vacuous"].any()))
+    for (d, name), rows in bounds.groupby(["dimension", "rung"], sort=False):
+        style = palette.rung(name)
+        line = palette.LINES[dimensions.index(d)] if len(dimensions) > 1 else style.line
+        label = f"{name}, d = {d}" if len(dimensions) > 1 else name
+        shown = rows[~rows["vacuous"]]
+        ax.plot(
+            shown["delta"], [probability(v) for v in shown["log_value"]], color=style.colour, linestyle=line, linewidth=1.1, label=label
+        )
+        silent = rows[rows["vacuous"]]
+        if len(silent):
+            style_of = {"color": style.colour, "markerfacecolor": "white", "markersize": _SIZE - 2, "markeredgewidth": 0.7}
+            ax.plot(silent["delta"], [edge] * len(silent), style.marker, label=f"_{label} vacuous", **style_of)
+    for row in points.itertuples():
+        draw_rate(ax, row.delta, row, along="y", label="_simulated")
+    if len(points):
+        ax.plot([], [], "o", color=palette.MEASURED, markersize=_SIZE - 1, label="simulated")
+    ax.set_xlabel(r"separation $\delta$")
+    ax.set_ylabel("retrieval error")
+    return ax
+
+
+def plot_required_separation(frame: pd.DataFrame, *, x: Literal["tasks", "dimension"], ax: Axes | None = None) -> Axes:
+    """The separation that each criterion asks for, over the number of tasks or the dimension.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As `theory.curves.required_separation` gives it: `tasks`, `dimension`, `criterion`, `delta`, `proved`, `fails`, `tail_holds`. Hollow
+        and struck through where meeting the criterion is not proved to imply the error, crossed where the exact error exceeds it. How
+        often the tail claim of a reading is false stands in the legend.
+    x : {"tasks", "dimension"}
+    ax : Axes, optional
+
+    Raises
+    ------
+    InputError
+        If columns are missing, x is neither, or a criterion has several values at one x.
+    """
+    if x not in ("tasks", "dimension"):
+        raise InputError("x", f"{x!r} is unknown; choose tasks or dimension")
+    need_columns(frame, x, "criterion", "delta", "proved", "fails", "tail_holds")
+    if frame.duplicated([x, "criterion"]).any():
+        raise InputError("frame", f"has several rows of one criterion at one {x}; give one of the other settings")
+    ax = axes_or_new(ax)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    others = [name for name in dict.fromkeys(frame["criterion"]) if name not in palette.RUNGS]
+    for name, rows in frame.groupby("criterion", sort=False):
+        style = palette.RUNGS.get(name) or palette.Style(*((palette.VERMILLION, "^", ":"), (palette.PURPLE, "v", "-."))[others.index(name) % 2])
+        false = int((~rows["tail_holds"]).sum())
+        label = f"{name} (tail claim false at {false} of {len(rows)})" if false else name
+        ax.plot(rows[x], rows["delta"], color=style.colour, linestyle=style.line, linewidth=1.1, label=f"_{name} line")
+        ax.plot([], [], style.marker, color=style.colour, linestyle=style.line, markersize=_SIZE - 1, label=label)
+        for proved, face in ((True, style.colour), (False, "white")):
+            part = rows[rows["proved"] == proved]
+            marks = {"color": style.colour, "markerfacecolor": face, "markersize": _SIZE - 1}
+            ax.plot(part[x], part["delta"], style.marker, linestyle="none", label=f"_{name}{'' if proved else ' unproved'}", **marks)
+            if not proved:
+                ax.plot(part[x], part["delta"], "_", color=style.colour, markersize=_SIZE + 3, label=f"_{name} struck")
+        broken = rows[rows["fails"]]
+        ax.plot(broken[x], broken["delta"], "x", color=palette.BROKEN, markersize=_SIZE + 3, markeredgewidth=1.2, label=f"_{name} fails", zorder=6)
+    ax.set_xlabel("tasks $m$" if x == "tasks" else "dimension $d$")
+    ax.set_ylabel(r"required separation $\delta$")
+    return ax
+
+
+def plot_finite_sample(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """The plug-in error over samples per dimension: exact values and bounds as lines, simulations as points with intervals.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As `theory.curves.finite_sample` gives it: `ratio` (n/d), `kind`, `error`, `low`, `high`, `vacuous`. Kinds whose rows have limits
+        are points, the others lines.
+    ax : Axes, optional
+
+    Raises
+    ------
+    InputError
+        If columns are missing.
+    """
+    need_columns(frame, "ratio", "kind", "error", "low", "high", "vacuous")
+    ax = axes_or_new(ax)
+    ax.set_xscale("log")
+    edge = error_scale(ax, [*frame["error"], *frame["high"]], "y", strip=bool(frame["vacuous"].any()))
+    for j, (kind, rows) in enumerate(frame.groupby("kind", sort=False)):
+        style = palette.series(j)
+        if rows["low"].isna().all():
+            shown, silent = rows[~rows["vacuous"]], rows[rows["vacuous"]]
+            ax.plot(shown["ratio"], shown["error"], color=style.colour, linestyle=style.line, linewidth=1.1, label=kind)
+            if len(silent):
+                ax.plot(
+                    silent["ratio"], [edge] * len(silent), style.marker, color=style.colour, markerfacecolor="white", markersize=_SIZE - 1
+                )
+            continue
+        for row in rows.itertuples():
+            draw_rate(ax, row.ratio, row, along="y", colour=style.colour, marker=style.marker, label=f"_{kind}")
+        ax.plot([], [], style.marker, color=style.colour, markersize=_SIZE - 1, label=kind)
+    ax.set_xlabel("samples per dimension $n/d$")
+    ax.set_ylabel("retrieval error")
+    return ax
+
+
+def plot_gaussians(
+    means: Float[np.ndarray, "K 2"],
+    covariances: Float[np.ndarray, "K 2 2"],
+    *,
+    labels: Sequence[str] | None = None,
+    styles: Sequence[palette.Style] | None = None,
+    mass: float = 0.9,
+    ax: Axes | None = None,
+) -> Axes:
+    """Gaussians in two dimensions, each as its mean and the ellipse that holds a given share of it.
+
+    Parameters
+    ----------
+    means : (K, 2) array
+    covariances : (K, 2, 2) array
+    labels : sequence of str, optional
+        Written at the means.
+    styles : sequence of palette.Style, optional
+        One a Gaussian.
+    mass : float
+        Probability inside the ellipse: squared Mahalanobis radius ``-2 log(1 - mass)``, the quantile of chi2_2.
+    ax : Axes, optional
+
+    Raises
+    ------
+    InputError
+        For shapes that do not fit, an indefinite covariance, or a mass outside (0, 1).
+    """
+    means, covariances = np.asarray(means, dtype=np.float64), np.asarray(covariances, dtype=np.float64)
+    if means.ndim != 2 or means.shape[1] != 2 or covariances.shape != (len(means), 2, 2):
+        raise InputError("means", f"have shape {means.shape} and covariances {covariances.shape}; needs (K, 2) and (K, 2, 2)")
+    if not 0 < mass < 1:
+        raise InputError("mass", f"{mass} is not inside (0, 1)")
+    for name, given in (("labels", labels), ("styles", styles)):
+        if given is not None and len(given) != len(means):
+            raise InputError(name, f"are {len(given)} for {len(means)} Gaussians")
+    ax = axes_or_new(ax)
+    radius = math.sqrt(-2 * math.log1p(-mass))
+    for j, (mean, covariance) in enumerate(zip(means, covariances, strict=True)):
+        values, vectors = np.linalg.eigh(covariance)
+        if not values[0] > 0:
+            raise InputError(f"covariances[{j}]", "is not positive definite")
+        style = palette.series(j) if styles is None else styles[j]
+        width, height = 2 * radius * np.sqrt(values[::-1])
+        angle = math.degrees(math.atan2(vectors[1, 1], vectors[0, 1]))
+        ax.add_patch(Ellipse(tuple(mean), width, height, angle=angle, facecolor="none", edgecolor=style.colour, linestyle=style.line))
+        ax.plot(*mean, "+", color=style.colour, markersize=_SIZE + 1, label="_mean")
+        if labels is not None:
+            ax.annotate(labels[j], mean, xytext=(2, 2), textcoords="offset points", color=style.colour)
+    ax.autoscale_view()
+    ax.set_aspect("equal", adjustable="datalim")
+    return ax
