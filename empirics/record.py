@@ -45,14 +45,20 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON, or say what is wrong with the file."""
     try:
-        return json.loads(path.read_text("utf-8"), parse_constant=_no_json)
+        return json.loads(path.read_text("utf-8"), parse_constant=no_json)
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise InputError(str(path), f"is not valid JSON ({error})") from None
 
 
-def _no_json(constant: str) -> None:
+def no_json(constant: str) -> None:
+    """Refuse the constants that Python's parser takes and JSON has not: NaN and infinities.
+
+    Raises
+    ------
+    ValueError
+    """
     raise ValueError(f"{constant} is not JSON")
 
 

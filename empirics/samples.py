@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from empirics.images import Image, digest, verify
-from empirics.record import read_parquet
+from empirics.documents import Modality, Parted, column, identity, name_of
+from empirics.images import Image
+from empirics.rows import image_of, read_rows
 from theory.errors import InputError
 
 PARTS = ("signature", "certificate", "measurement")
@@ -22,7 +23,7 @@ LEAST = 7
 
 
 @dataclass(frozen=True)
-class Samples:
+class Samples(Parted):
     """Samples of all tasks, one array entry each, dealt to parts.
 
     Attributes
@@ -44,7 +45,7 @@ class Samples:
     """
 
     names: tuple[str, ...]
-    modality: Literal["text", "image"]
+    modality: Modality
     inputs: tuple[Any, ...]
     task: Int[np.ndarray, " n"]
     cluster: Int[np.ndarray, " n"]
@@ -52,50 +53,24 @@ class Samples:
     row: Int[np.ndarray, " n"]
     notes: tuple[str, ...]
 
-    def where(self, part: str, task: int | None = None) -> Int[np.ndarray, " k"]:
-        """Find the samples of one part (and task)."""
-        keep = self.part == part
-        if task is not None:
-            keep = keep & (self.task == task)
-        return np.flatnonzero(keep)
-
 
 def read_samples(path: Path) -> pd.DataFrame:
-    """A table from a CSV, JSONL or Parquet file; every cell of CSV is text, and paths of images are relative to the file's folder.
+    """A table from a CSV, TSV, JSONL or Parquet file, read as own data is (`empirics.rows`); columns that a row lacks are None.
 
     Raises
     ------
     InputError
-        If the file is missing, of another kind, or cannot be read.
+        Naming the file, and line or row where there is one, if it cannot be read, or an image is neither the path of a file nor bytes.
     """
-    kind = path.suffix.lower()
-    if kind not in (".csv", ".jsonl", ".parquet"):
-        raise InputError(str(path), f"has the unknown ending {path.suffix!r}; give a .csv, .jsonl or .parquet file")
-    try:
-        if kind == ".parquet":
-            table = read_parquet(path)
-        elif kind == ".csv":
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-        else:
-            table = pd.read_json(path, lines=True, dtype=False, encoding="utf-8", convert_dates=False)
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(str(path), f"cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(str(path), f"is not a valid {kind} file in UTF-8 ({' '.join(str(error).split())[:200]})") from None
-    if "image" in table:
-        table["image"] = pd.Series([_located(value, path.parent) for value in table["image"]], dtype=object)
-    return table
-
-
-def _located(value: Any, home: Path) -> Any:
-    """An image of a table: a path, encoded bytes, or a dictionary with either, as HF datasets stores them; else the cell itself."""
-    if isinstance(value, Mapping):
-        value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
-    if isinstance(value, bytes):
-        return Image(data=value)
-    return Image(path=home / value) if isinstance(value, str) and value.strip() else value
+    names, rows = read_rows(path)
+    cells: dict[str, list[Any]] = {name: [] for name in names}
+    for place, row in rows:
+        for name, kept in cells.items():
+            try:
+                kept.append(image_of(row.get(name), path, place) if name == "image" else row.get(name))
+            except InputError as error:
+                raise InputError(str(path), f"{place}, column image: {error.problem}") from None
+    return pd.DataFrame({name: column(kept) for name, kept in cells.items()})
 
 
 def check_samples(table: pd.DataFrame, names: Sequence[str], source: str, rng: np.random.Generator) -> Samples:
@@ -116,18 +91,26 @@ def check_samples(table: pd.DataFrame, names: Sequence[str], source: str, rng: n
     Raises
     ------
     InputError
-        For a missing column, a text that is none or empty, an image that does not decode, a task without adapter or adapter without
-        samples, and a task with too few samples.
+        For a missing column, a text that is none or empty, an image that does not decode, a row without task, a task without adapter or
+        adapter without samples, and a task with too few samples.
     """
-    modality: Literal["text", "image"] = "image" if "image" in table and "text" not in table else "text"
+    modality: Modality = "image" if "image" in table and "text" not in table else "text"
     for name in (modality, "task"):
         if name not in table:
             raise InputError(source, f"has no column {name!r}; it has {', '.join(map(str, table.columns)) or 'none'}")
     if modality == "text" and "image" in table:
         raise InputError(source, "has columns text and image; samples are of one kind, remove one of them")
-    inputs, tasks = table[modality].tolist(), table["task"].astype(str).to_numpy()
-    keys = [_key(value, modality, f"sample {row}", source) for row, value in enumerate(inputs, start=1)]
-    found = sorted(set(tasks))
+    inputs, named, keys = table[modality].tolist(), [], []
+    for row, (value, task) in enumerate(zip(inputs, table["task"].tolist(), strict=True), start=1):
+        try:
+            keys.append(_identity(value, modality))
+        except InputError as error:
+            raise InputError(source, f"sample {row} {error.problem}; remove it") from None
+        try:
+            named.append(name_of(task, "task"))
+        except InputError as error:
+            raise InputError(source, f"sample {row}, column task: {error.problem}") from None
+    tasks, found = np.array(named), sorted(set(named))
     if strangers := [name for name in found if name not in names]:
         raise InputError(source, f"names the task {strangers[0]!r}, for which there is no adapter; there are {', '.join(names)}")
     if idle := [name for name in names if name not in found]:
@@ -166,19 +149,20 @@ def check_samples(table: pd.DataFrame, names: Sequence[str], source: str, rng: n
     )
 
 
-def _key(value: Any, modality: str, place: str, source: str) -> object:
-    """What two copies of a sample share."""
-    if modality == "text":
-        if not isinstance(value, str) or not value.strip():
-            raise InputError(source, f"{place} has {'an empty text' if isinstance(value, str) else 'no text'}; remove it")
-        return value.strip()
-    if not isinstance(value, Image | np.ndarray):
-        raise InputError(source, f"{place} has no image; give the path of a file")
+def _identity(value: Any, modality: Modality) -> str | bytes:
+    """What two copies of a sample share.
+
+    Raises
+    ------
+    InputError
+        If it is no text or image, or one that cannot be used.
+    """
+    if not isinstance(value, str if modality == "text" else Image | np.ndarray):
+        raise InputError(modality, f"has no {modality}")
     try:
-        verify(value)
+        return identity(value)
     except InputError as error:
-        raise InputError(source, f"{place}: the image {error.argument} {error.problem}") from None
-    return digest(value)
+        raise error if modality == "text" else InputError(modality, f"has the image {error.argument}, which {error.problem}") from None
 
 
 def _groups(rows: Int[np.ndarray, " k"], table: pd.DataFrame, name: str) -> tuple[list[Int[np.ndarray, " g"]], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from jaxtyping import Int
 
 from empirics.config import RunSignatureConfig, StreamConfig
 from empirics.corpora import corpus, digits, mnist
-from empirics.documents import PARTS, Documents, Input, Modality, Task, column, select_tasks, usable
+from empirics.documents import PARTS, Documents, Input, Modality, Parted, Task, document_frame, select_tasks, usable
 from empirics.hub import HUB_STREAMS, read_hub
 from empirics.seeding import generator
 from empirics.tables import read_data
@@ -34,7 +35,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Stream:
+class Stream(Parted):
     """Documents of a stream, one array entry each.
 
     Attributes
@@ -82,12 +83,10 @@ class Stream:
             )
         return self.inputs
 
-    def where(self, part: str, task: int | None = None) -> Int[np.ndarray, " k"]:
-        """Find the documents of one part (and task)."""
-        keep = self.part == part
-        if task is not None:
-            keep = keep & (self.task == task)
-        return np.flatnonzero(keep)
+    def take(self, rows: Int[np.ndarray, " k"]) -> Self:
+        """The stream of these documents, in this order."""
+        inputs = tuple(self.inputs[j] for j in rows)
+        return replace(self, inputs=inputs, task=self.task[rows], label=self.label[rows], part=self.part[rows])
 
     @property
     def cluster(self) -> Int[np.ndarray, " n"]:
@@ -189,13 +188,7 @@ def deal_documents(config: StreamConfig, documents: Documents, rng: np.random.Ge
     # Sources list class after class. In random order nothing that looks at consecutive documents together can read the class off it.
     # (The two streams of texts keep the order that they have always had.)
     order = rng.permutation(len(stream.inputs))
-    return replace(
-        stream,
-        inputs=tuple(stream.inputs[j] for j in order),
-        task=stream.task[order],
-        label=stream.label[order],
-        part=stream.part[order],
-    )
+    return stream.take(order)
 
 
 def load_documents(config: StreamConfig, rng: np.random.Generator) -> Documents:
@@ -252,8 +245,8 @@ def _pairs_of_digits(name: str) -> Documents:
     label = label.astype(int)
     task = [f"{c - c % 2}-or-{c - c % 2 + 1}" for c in label]
     places = [f"{name} number {i}" for i in range(len(label))]
-    frame = pd.DataFrame({"input": column(images), "task": task, "label": label.astype(str), "place": places})
-    return Documents(name, name, "image", tuple(sorted(set(task))), frame)
+    cells = {"task": task, "label": label.astype(str).tolist()}
+    return Documents(name, name, "image", tuple(sorted(set(task))), document_frame(images, cells, places))
 
 
 def _split_classes(documents: Documents, number: int, rng: np.random.Generator) -> Documents:

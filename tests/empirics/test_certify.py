@@ -22,6 +22,7 @@ from empirics.certificate import Certificate
 from empirics.certify import certify, named_folders
 from empirics.cli import main
 from empirics.config import load_certify_config
+from empirics.documents import column
 from empirics.peft_folders import for_adapters, read_peft_folder
 from empirics.record import read_tensors
 from empirics.samples import LEAST, PARTS, check_samples, read_samples
@@ -261,7 +262,7 @@ def test_adapters_of_an_image_encoder_are_certified_from_files(tmp_path):
     found = certify(folders, read_samples(tmp_path / "samples.csv"), load_certify_config({"simulations": 2000}), backbone=vit)
     assert found.rules[0].overall.measured.n == 12
     (tmp_path / "7.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"sample 8: .*7\.png"):
+    with pytest.raises(InputError, match=r"sample 8 has the image .*7\.png, which is no image"):
         certify(folders, read_samples(tmp_path / "samples.csv"), backbone=vit)
     with pytest.raises(InputError, match="holds texts, and the encoder takes images"):
         certify(folders, table().replace({"early": "rows", "late": "columns", "middle": "rows"}), backbone=vit)
@@ -281,6 +282,13 @@ def test_adapters_of_an_image_encoder_are_certified_from_files(tmp_path):
         (lambda f: f.assign(text=[*f["text"].iloc[:-1], " \n"]), "has an empty text"),
         (lambda f: f.assign(text=[None, *f["text"].iloc[1:]]), "sample 1 has no text"),
         (lambda f: f.assign(text=[3.5, *f["text"].iloc[1:]]), "sample 1 has no text"),
+        (lambda f: f.assign(text=["a\0", *f["text"].iloc[1:]]), "sample 1 has a text with a NUL"),
+        (
+            lambda f: f.assign(text=column(["\ud800", *f["text"].iloc[1:]]).set_axis(f.index)),
+            "sample 1 has a text that is not valid Unicode",
+        ),
+        (lambda f: f.assign(task=[None, *f["task"].iloc[1:]]), "sample 1, column task: is NaN"),
+        (lambda f: f.assign(task=[*f["task"].iloc[:-1], " "]), "column task: is empty"),
         (lambda f: f.assign(text=f["task"]), "1 different samples"),
         (lambda f: f.iloc[:0], "no samples"),
     ],
@@ -342,25 +350,53 @@ def test_settings_that_do_not_exist_are_named():
             load_certify_config({}, overrides)
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
 def test_every_kind_of_table_reads_alike(kind, tmp_path):
     frame = table(10).reset_index(drop=True)
     frame.loc[0, "text"] = 'a "quoted",\ntext of two lines'
     path = tmp_path / f"samples.{kind}"
     {
         "csv": lambda: frame.to_csv(path, index=False),
+        "tsv": lambda: frame.to_csv(path, index=False, sep="\t"),
         "jsonl": lambda: frame.to_json(path, orient="records", lines=True),
         "parquet": lambda: frame.to_parquet(path),
     }[kind]()
     assert read_samples(path)[["text", "task", "label"]].to_numpy().tolist() == frame.to_numpy().tolist()
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_tasks_that_are_numbers_are_named_by_them(kind, tmp_path):
+    frame = pd.DataFrame({"text": [f"text {j}" for j in range(20)], "task": [float(j % 2) for j in range(20)], "label": None})
+    path = tmp_path / f"samples.{kind}"
+    frame.to_parquet(path) if kind == "parquet" else frame.to_json(path, orient="records", lines=True)
+    dealt = check_samples(read_samples(path), ("1", "0"), "s", np.random.default_rng(0))
+    assert np.array_equal(dealt.task, 1 - np.arange(20) % 2) and len(dealt.notes) == 2
+
+
 @pytest.mark.parametrize(
-    ("name", "content"), [("s.csv", b"\xff\xfe\x00"), ("s.jsonl", b'{"text": '), ("s.parquet", b"junk"), ("s.txt", b""), ("s.csv", b"")]
+    ("name", "content", "what"),
+    [
+        ("s.csv", b"\xff\xfe\x00", "UTF-16"),
+        ("s.csv", b"text,task\na\xff,x\n", "line 2 is not UTF-8"),
+        ("s.csv", b"", "no header"),
+        ("s.csv", b'text,task\nok,x\n"open,x\nb,y\n', "line 3 is not valid CSV"),
+        ("s.csv", b"text,task\na,x,y\n", "line 2 has 3 fields, the header 2"),
+        ("s.csv", b"text,text,task\na,b,c\n", "two columns 'text'"),
+        ("s.csv", b"image,task\nnone.png,x\n", r"line 2, column image: names 'none\.png', which is no file"),
+        ("s.csv", b"image,task\nhttps://x.org/a.png,x\n", "nothing is downloaded"),
+        ("s.jsonl", b'{"task": "x"}\n{"image": "", "task": "x"}\n', "line 1, column image: is empty"),
+        ("s.jsonl", b'{"text": ', "line 1 is not valid JSON"),
+        ("s.jsonl", b'{"text": NaN}', "NaN is not JSON"),
+        ("s.parquet", b"junk", "not a Parquet file"),
+        ("s.txt", b"", "no known ending"),
+    ],
 )
-def test_tables_that_are_no_tables_are_named(name, content, tmp_path):
+def test_tables_that_are_no_tables_are_named(name, content, what, tmp_path):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=r"s\."):
+    with pytest.raises(InputError, match=what) as caught:
         read_samples(tmp_path / name)
-    with pytest.raises(InputError, match="absent"):
+    assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+    if name == "s.txt":
+        return
+    with pytest.raises(InputError, match=r"absent.* cannot be read"):
         read_samples(tmp_path / f"absent{name[1:]}")

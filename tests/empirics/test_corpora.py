@@ -71,9 +71,9 @@ def test_only_line_ends_end_lines(tmp_path):
         ("Text\tText\nd\td\n\t\n", "repeats"),
         (HEAD + "a\tx\nb\n", "line 5 has 1 field"),
         (HEAD + "a\tx\n\nb\ty\tz\n", "line 6 has 3 field"),
-        (HEAD.encode() + b"a\t\xff\n", "utf-8"),
+        (HEAD.encode() + b"a\t\xff\n", "line 4 is not UTF-8"),
         (HEAD + "a\tx\nb\tnul \0\n", "line 5 holds a NUL"),
-        (HEAD + 'a\t"never closed\nb\tx\nc\ty\n', "corrupt"),
+        (HEAD + 'a\t"never closed\nb\tx\nc\ty\n', "line 4 is not valid CSV"),
         (HEAD + "a\t" + "x" * (2**24 + 1), "field"),
     ],
 )
