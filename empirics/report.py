@@ -149,7 +149,8 @@ _NOT_EXCHANGEABLE = (
 )
 
 
-def _cell(rung: RungRow) -> str:
+def rung_text(rung: RungRow) -> str:
+    """A rung as a cell: `[x]` where its law was rejected, `!` where the measured error contradicts it."""
     if rung.vacuous:
         return "vacuous"
     text = f"{rung.value:.3g}"
@@ -181,7 +182,7 @@ def _rows(units: list[Unit]) -> tuple[list[str], list[list[str]]]:
     for u in units:
         law = u.law.verdict + (f": {', '.join(u.law.reasons)}" if u.law.reasons else "")
         measured = u.measured
-        cells = [_cell(u.rungs[name]) for name in names]
+        cells = [rung_text(u.rungs[name]) for name in names]
         body.append([u.name, str(measured.n), f"{measured.error:.3f}", f"{measured.low:.3f}-{measured.high:.3f}", *cells, law])
     return header, body
 
