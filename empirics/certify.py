@@ -20,7 +20,7 @@ from empirics.config import CertifyConfig
 from empirics.multi import embed_all
 from empirics.peft_folders import PeftFolder, for_adapters, read_peft_folder
 from empirics.query_law import fit_query_law
-from empirics.record import PhaseClock, claim_folder, environment, write_json, write_parquet, write_tensors
+from empirics.record import PhaseClock, claim_folder, environment, finish_folder, write_json, write_parquet, write_tensors
 from empirics.samples import PARTS, Samples, check_samples
 from empirics.seeding import generator
 from empirics.signatures import (
@@ -88,7 +88,8 @@ def certify(
         Loaded by ``config.backbone`` by default.
     out : Path, optional
         Folder for `certificate.json`, `samples.parquet` (a row per sample: part and retrieved task) and `signatures/RULE.safetensors`,
-        which `theory.read_signatures` reads and which also hold projections and background. Must not hold anything.
+        which `theory.read_signatures` reads and which also hold projections and background. Must not hold anything but what the same
+        call left when it was cut short.
     quiet : bool
         No progress on standard error.
 
@@ -116,7 +117,8 @@ def certify(
     cut = for_adapters(backbone, adapters)
     dimension = _dimension(config, dealt, cut.dimension)
     if out is not None:
-        claim_folder(out)
+        given = {"adapters": {name: str(folder) for name, folder in folders.items()}, "samples": source}
+        claim_folder(out, {**given, "settings": config.model_dump(mode="json")})
     clock = PhaseClock(quiet)
     torch.use_deterministic_algorithms(True)
     rules: list[RuleName] = list(RULES) if config.rule == "all" else [config.rule]
@@ -146,6 +148,7 @@ def certify(
         table = {"row": dealt.row, "task": [names[k] for k in dealt.task], "part": dealt.part, **columns}
         write_parquet(out / "samples.parquet", pd.DataFrame(table))
         write_json(out / "certificate.json", found.model_dump(mode="json"))
+        finish_folder(out)
     return found
 
 

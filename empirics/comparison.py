@@ -30,7 +30,7 @@ from empirics.metrics import (
     forward_transfer,
     stage_matrix,
 )
-from empirics.record import PeakMemory, PhaseClock, claim_folder, environment, read_json, write_json, write_parquet
+from empirics.record import PeakMemory, PhaseClock, claim_folder, clear_folder, environment, read_json, write_json, write_parquet
 from empirics.seeding import generator
 from empirics.standings import SCHEMA, cell_folder, markdown, summarise, table_rows
 from empirics.streams import Stream, load_stream
@@ -107,6 +107,8 @@ def compare(config: RunConfig, folder: Path, *, quiet: bool = False) -> dict[str
     continued = (folder / "settings.json").is_file()
     if continued and read_json(folder / "settings.json") != settings:
         raise InputError(str(folder), "holds a comparison with other settings; choose another folder with --out")
+    if continued:
+        clear_folder(folder)
     missing: dict[int, list[int]] = {}
     for seed in range(config.seed, config.seed + config.compare.seeds):
         orders = [k for k in range(config.compare.orders) if not (cell_folder(folder, seed, k) / "cell.json").is_file()]

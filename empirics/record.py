@@ -26,9 +26,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from theory.errors import InputError
-from theory.files import write_whole
+from theory.files import UNFINISHED, write_whole
 
 _PACKAGES = ("proteus-bounds", "numpy", "scipy", "torch", "transformers", "peft", "scikit-learn", "pandas", "pyarrow", "safetensors")
+
+
+# Holds the settings of a run until it is complete.
+_MARKER = "unfinished.json"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -98,23 +102,47 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         raise InputError(str(path), f"is not a valid safetensors file ({error})") from None
 
 
-def claim_folder(path: Path) -> None:
-    """Make the folder of a new run; refuse one that holds anything.
+def claim_folder(path: Path, settings: Any = None) -> None:
+    """Make the folder of a new run; refuse one that holds anything but what a run of the same settings left when it was cut short.
+
+    Parameters
+    ----------
+    path : Path
+    settings : JSON, optional
+        What is going to be run. Kept in the folder until `finish_folder`; without it, only an empty folder can be claimed.
 
     Raises
     ------
     InputError
-        If the folder is not empty or cannot be made.
+        If the folder holds anything else or cannot be made.
     """
+    marker = path / _MARKER
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            what = "holds another run" if (path / "run.json").exists() or (path / "report.json").exists() else "is not empty"
+        again = settings is not None and marker.is_file() and read_json(marker) == settings
+        if not again and any(not p.name.endswith(UNFINISHED) for p in path.iterdir()):
+            another = any((path / name).exists() for name in ("run.json", "report.json", _MARKER))
+            what = "holds another run" if another else "is not empty"
             raise InputError(str(path), f"{what}; choose another folder with --out or remove this one")
         if not os.access(path, os.W_OK | os.X_OK):
             raise InputError(str(path), "cannot be written; choose another folder with --out or change its permissions")
+        clear_folder(path)
     except OSError as error:
         raise InputError(str(path), f"cannot be used as the output folder ({error.strerror})") from None
+    if settings is not None:
+        write_json(marker, settings)
+
+
+def finish_folder(path: Path) -> None:
+    """Say that a run whose settings `claim_folder` kept is complete, and remove what a killed one left of temporary files."""
+    clear_folder(path)
+    (path / _MARKER).unlink(missing_ok=True)
+
+
+def clear_folder(path: Path) -> None:
+    """Remove the temporary files that a killed run left in its folder."""
+    for file in path.rglob(f".*{UNFINISHED}"):
+        file.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, Any]:

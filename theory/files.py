@@ -17,19 +17,33 @@ from theory.lowrank import LowRankGaussians, LowRankSignatures
 from theory.mixture import Gaussians, QueryLaw, Signatures
 from theory.product import ProductGaussians, ProductSignatures
 
+# How the name of a temporary file ends; one stays behind only if the process is killed while it writes.
+UNFINISHED = ".unfinished"
+
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a temporary file beside it, synced, then renamed over it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file whole or not at all: a temporary file beside it, synced, then renamed over it.
+
+    Raises
+    ------
+    OSError
+        Naming the file; what stood there before still does.
+    """
+    temporary = None
     try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno:
+            # Not the temporary name, and a full disk is reported without any.
+            error.filename = str(path)
         raise
 
 
