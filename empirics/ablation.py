@@ -22,8 +22,8 @@ from empirics import report
 from empirics.ablation_table import BASE, SCHEMA, Variant, summarise
 from empirics.config import RunConfig, changed_config, read_table
 from empirics.evaluation import evaluate
-from empirics.pipeline import check_signatures, fit
-from empirics.record import PhaseClock, claim_folder, read_json, write_json
+from empirics.pipeline import check_signatures, fit, is_fitted
+from empirics.record import PhaseClock, claim_folder, clear_folder, read_json, write_json
 from theory.errors import InputError
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ def _claim(base: RunConfig, folder: Path) -> None:
     if (folder / "settings.json").is_file():
         if not _holds(read_json(folder / "settings.json"), SCHEMA, "base", base):
             raise InputError(str(folder), "holds something else, or an ablation of another base; choose another folder with --out")
+        clear_folder(folder)
         return
     claim_folder(folder)
     write_json(folder / "settings.json", settings)
@@ -212,7 +213,7 @@ def _run_sharing(opened: tuple[Stream, Backbone], variants: Sequence[Variant], f
             # Phases bear the same names in every variant.
             console.print(f"variant {variant}", markup=False, highlight=False)
             path = folder / variant.run
-            if not _is_fitted(path):
+            if not is_fitted(path):
                 if source is None:
                     source = encode(*opened, shared)
                 own = PhaseClock(quiet)
@@ -225,8 +226,3 @@ def _run_sharing(opened: tuple[Stream, Backbone], variants: Sequence[Variant], f
             evaluate(path, PhaseClock(quiet))
         del embedded
         gc.collect()
-
-
-def _is_fitted(path: Path) -> bool:
-    """Whether a run lacks its report only."""
-    return (path / "run.json").is_file() and "phases_seconds" in read_json(path / "run.json")

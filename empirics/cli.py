@@ -194,7 +194,7 @@ def bound(
 @app.command()
 def certify(
     adapters: Annotated[list[str], typer.Argument(help="PEFT LoRA folders, or TASK=FOLDER; the task bears the folder's name by default.")],
-    samples: Annotated[Path, typer.Option(help="CSV, JSONL or Parquet file with columns task, text or image, and optionally label.")],
+    samples: Annotated[Path, typer.Option(help="CSV, TSV, JSONL or Parquet file with columns task, text or image, and optionally label.")],
     backbone: Annotated[Path | None, typer.Option(help="Folder of the encoder; the packaged all-MiniLM-L6-v2 by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for certificate.json, samples.parquet and signatures/.")] = None,
     rule: Annotated[
@@ -361,12 +361,17 @@ def _json(rungs: dict[str, Bound]) -> dict[str, dict]:
 
 
 def main() -> None:
-    """Run the command; bad input is one line on standard error and exit status 2."""
+    """Run the command; one line on standard error tells of bad input (exit status 2) and of a full or failing disk (1)."""
     try:
         app()
     except InputError as error:
         print(f"proteus-bounds: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        what = " ".join(str(error.strerror or error).split())
+        print(f"proteus-bounds: {where}{what}; no file is half-written: mend this and run the same command again", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pandas as pd
 from empirics.compare import Distances, judge_law, judge_rung
 from empirics.config import BoundsConfig, RunConfig
 from empirics.metrics import batch_errors, batch_outcomes
-from empirics.record import PhaseClock, read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet
+from empirics.record import PhaseClock, finish_folder, read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet
 from empirics.report import SCHEMA, Report, markdown
 from empirics.seeding import generator
 from empirics.signatures import predicted_own_distances, read_rule_tensors
@@ -96,6 +96,7 @@ def evaluate(folder: Path, clock: PhaseClock) -> Report:
     write_parquet(folder / "slack.parquet", pd.concat(slack_frames, ignore_index=True))
     write_json(folder / "report.json", report.model_dump(mode="json"))
     write_bytes(folder / "report.md", markdown(report).encode())
+    finish_folder(folder)
     return report
 
 

@@ -19,7 +19,7 @@ from empirics.config import RunConfig, SignatureConfig
 from empirics.evaluation import ARMS, components_are_classes, evaluate
 from empirics.heads import fit_head
 from empirics.query_law import choose_query_law, fit_query_law
-from empirics.record import PhaseClock, claim_folder, environment, peak_memory_bytes, write_json, write_parquet, write_tensors
+from empirics.record import PhaseClock, claim_folder, environment, peak_memory_bytes, read_json, write_json, write_parquet, write_tensors
 from empirics.report import SCHEMA, Report
 from empirics.seeding import generator
 from empirics.signatures import fit_background, fit_projection, fit_signatures, own_distances, rule_tensors, signature_bytes
@@ -30,7 +30,7 @@ from theory.mixture import QueryLaw, Rule
 if TYPE_CHECKING:
     from empirics.embedding import Embedded
 
-__all__ = ["ARMS", "check_signatures", "evaluate", "fit", "run"]
+__all__ = ["ARMS", "check_signatures", "evaluate", "fit", "is_fitted", "run"]
 
 
 def run(config: RunConfig, folder: Path, *, quiet: bool = False) -> Report:
@@ -40,7 +40,8 @@ def run(config: RunConfig, folder: Path, *, quiet: bool = False) -> Report:
     ----------
     config : RunConfig
     folder : Path
-        Made here; must not hold anything.
+        Made here; must not hold anything but a run of the same settings that was cut short, which is done again,
+        or reported if that is all that it lacks.
     quiet : bool
         No progress on standard error.
 
@@ -55,12 +56,19 @@ def run(config: RunConfig, folder: Path, *, quiet: bool = False) -> Report:
     use_threads(config)
     stream, backbone = open_stream(config)
     check_signatures(config, stream, backbone.dimension)
-    claim_folder(folder)
+    claim_folder(folder, config.model_dump(mode="json"))
     clock = PhaseClock(quiet)
+    if is_fitted(folder):
+        return evaluate(folder, clock)
     write_json(folder / "run.json", _about(config, stream, accelerator(backbone)))
     embedded = train_and_embed(config, stream, backbone, encode(stream, backbone, clock), clock)
     fit(config, embedded, folder, clock)
     return evaluate(folder, clock)
+
+
+def is_fitted(folder: Path) -> bool:
+    """Whether a run lacks nothing but perhaps its report."""
+    return (folder / "run.json").is_file() and "phases_seconds" in read_json(folder / "run.json")
 
 
 def _about(config: RunConfig, stream: Stream, accelerator: str | None) -> dict[str, Any]:
