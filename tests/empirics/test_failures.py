@@ -1,25 +1,35 @@
-"""A disk that is full, or a process that is killed, at each write of each command: one line, whole files, and the same command again."""
+"""What may go wrong with a command: bad input is one line before anything is made; a full disk or a kill at any write leaves whole files,
+and the same command may be started again.
+"""
 
 from __future__ import annotations
 
 import copy
 import errno
+import gc
 import itertools
 import json
 import os
+import pickle
+import re
+import shutil
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 import tiny
 from peft import LoraConfig, get_peft_model
+from safetensors.numpy import load_file, save_file
 
 from empirics import embedding, record
 from empirics.cli import main
+from empirics.config import StreamConfig
 from empirics.record import read_json, read_parquet, read_tensors
+from empirics.streams import load_stream
 from theory.files import UNFINISHED
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -110,9 +120,13 @@ def commands(home):
 
 
 @pytest.fixture(scope="module")
-def once():
+def kept() -> dict[str, object]:
+    return {}
+
+
+@pytest.fixture
+def once(kept, monkeypatch):
     """Documents, frozen pass and training happen once, however often commands are started: their settings agree in these."""
-    kept: dict[str, object] = {}
 
     def cached(name, real):
         def answer(*arguments):
@@ -122,11 +136,11 @@ def once():
 
         return answer
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("open_stream", "encode", "train_and_embed"):
-            patch.setattr(embedding, name, cached(name, getattr(embedding, name)))
-        patch.setattr(record, "_git", cached("_git", record._git))
-        yield
+    for name in ("open_stream", "encode", "train_and_embed"):
+        monkeypatch.setattr(embedding, name, cached(name, getattr(embedding, name)))
+    monkeypatch.setattr(record, "_git", cached("_git", record._git))
+    # It takes longer than all else here, in a process that holds a library of encoders.
+    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 def started(command: list[str], out: Path, capsys) -> tuple[int, str]:
@@ -137,6 +151,144 @@ def started(command: list[str], out: Path, capsys) -> tuple[int, str]:
         with pytest.raises(SystemExit) as ended:
             main()
     return int(ended.value.code or 0), capsys.readouterr().err
+
+
+DATA_FAULTS = {
+    "empty text": ({"text": "  "}, r"letters\.csv: line 90: has an empty text"),
+    "task of one sample": ({"task": "alone"}, r"letters\.csv: task alone: has one class only"),
+    "class of one sample": ({"label": "once"}, r"letters\.csv: task late, class once: has 1 documents"),
+    "label unseen in training": ({"label": "z", "split": "test"}, r"letters\.csv: task late, class z: is not among the training documents"),
+    "image that does not decode": ({"image": "broken.png"}, r"letters\.csv: line 90: the image is no image in a known format"),
+    "image that is not there": ({"image": "absent.png"}, r"letters\.csv: line 90, column image: names 'absent\.png', which is no file"),
+}
+
+
+@pytest.mark.parametrize("command", ["verify", "compare", "ablate"])
+@pytest.mark.parametrize("fault", DATA_FAULTS)
+def test_documents_that_cannot_be_used_are_one_line(commands, home, command, fault, tmp_path, capsys):
+    change, expected = DATA_FAULTS[fault]
+    rows = pd.read_csv(home / "letters.csv").to_dict("records")
+    if "split" in change:
+        rows = [{**row, "split": "test" if j % 3 == 0 else "train"} for j, row in enumerate(rows)]
+    if "image" in change:
+        for j, row in enumerate(rows):
+            PIL.Image.fromarray(np.full((4, 4, 3), j, dtype=np.uint8)).save(tmp_path / f"{j}.png")
+            row["image"] = f"{j}.png"
+            del row["text"]
+        (tmp_path / "broken.png").write_bytes(b"no image")
+    write_csv(tmp_path / "letters.csv", [*rows, {**rows[-1], "text": "new text"} | change])
+    code, said = started([*commands[command], "--set", f"stream.path={tmp_path / 'letters.csv'}"], tmp_path / "out", capsys)
+    assert code == 2 and said.count("\n") == 1
+    assert re.search(expected.replace("line 90", f"line {len(rows) + 2}"), said), said
+    assert not (tmp_path / "out").exists()
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    pd.DataFrame(rows, columns=[name for name in rows[0] if name in ("image", "text", "label", "task", "split")]).to_csv(path, index=False)
+
+
+@pytest.mark.parametrize("command", ["verify", "compare", "ablate", "certify"])
+def test_an_encoder_in_a_pickle_is_not_opened(commands, home, command, tmp_path, capsys):
+    shutil.copytree(home / "encoder", tmp_path / "encoder")
+    (tmp_path / "encoder/model.safetensors").unlink()
+    (tmp_path / "encoder/pytorch_model.bin").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    place = str(tmp_path / "encoder")
+    other = ["--backbone", place] if command == "certify" else ["--set", f"backbone.path={place}"]
+    code, said = started([*commands[command], *other], tmp_path / "out", capsys)
+    assert code == 2 and said.count("\n") == 1 and "holds no usable encoder" in said
+    assert not (tmp_path / "sprung").exists() and not (tmp_path / "out").exists()
+
+
+class Trap:
+    """Unpickling this leaves a folder behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def other_encoder(folder: Path) -> None:
+    wrapped = get_peft_model(tiny.MODELS["vit"](), LoraConfig(r=1, target_modules=["q_proj"], init_lora_weights=False))
+    wrapped.save_pretrained(folder)
+
+
+def wider_encoder(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    save_file({name: np.ones((1, 64), np.float32) if "lora_A" in name else x for name, x in load_file(path).items()}, path)
+
+
+def lost_tensor(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    found = load_file(path)
+    del found[max(found)]
+    save_file(found, path)
+
+
+def pickled(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").rename(folder / "elsewhere")
+    (folder / "adapter_model.bin").write_bytes(pickle.dumps(Trap(folder.parent / "sprung")))
+
+
+def pickled_beside(folder: Path) -> None:
+    (folder / "adapter_model.bin").write_bytes(pickle.dumps(Trap(folder.parent / "sprung")))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (other_encoder, "another encoder"),
+        (wider_encoder, r"lora_A has shape .*\[1, 64\]"),
+        (lost_tensor, "lacks 1 tensors"),
+        (pickled, r"adapter_model\.bin"),
+        (pickled_beside, r"adapter_model\.bin"),
+        (shutil.rmtree, "late"),
+    ],
+)
+def test_adapters_that_do_not_fit_are_one_line(commands, home, spoil, expected, tmp_path, capsys):
+    shutil.copytree(home / "adapters", tmp_path / "adapters")
+    spoil(tmp_path / "adapters/late")
+    command = [word.replace(str(home / "adapters/late"), str(tmp_path / "adapters/late")) for word in commands["certify"]]
+    code, said = started(command, tmp_path / "out", capsys)
+    assert code == 2 and said.count("\n") == 1 and re.search(expected, said), said
+    assert not (tmp_path / "adapters/sprung").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"text": "  "}, "sample 89 has an empty text"),
+        ({"task": "lone"}, "names the task 'lone', for which there is no adapter"),
+        ({"task": " "}, "sample 89, column task: is empty"),
+        ({"image": "broken.png"}, r"sample 89 has the image .*broken\.png, which is no image"),
+        ({"image": "absent.png"}, r"line 90, column image: names 'absent\.png', which is no file"),
+    ],
+)
+def test_samples_that_cannot_be_used_are_one_line(commands, home, change, expected, tmp_path, capsys):
+    rows = pd.read_csv(home / "letters.csv").to_dict("records")
+    if "image" in change:
+        PIL.Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "good.png")
+        rows = [{"image": "good.png", "task": row["task"]} for row in rows]
+        (tmp_path / "broken.png").write_bytes(b"no image")
+    write_csv(tmp_path / "letters.csv", [*rows, {**rows[-1], **change}])
+    command = [word.replace(str(home / "letters.csv"), str(tmp_path / "letters.csv")) for word in commands["certify"]]
+    code, said = started(command, tmp_path / "out", capsys)
+    expected = expected.replace("89", str(len(rows) + 1)).replace("90", str(len(rows) + 2))
+    assert code == 2 and said.count("\n") == 1 and re.search(expected, said), said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_task_of_one_sample_is_one_line_or_left_out_if_asked(commands, home, tmp_path, capsys):
+    rows = pd.read_csv(home / "letters.csv").to_dict("records")
+    write_csv(tmp_path / "letters.csv", [row for j, row in enumerate(rows) if row["task"] == "early" or j == len(rows) - 1])
+    command = [word.replace(str(home / "letters.csv"), str(tmp_path / "letters.csv")) for word in commands["certify"]]
+    code, said = started(command, tmp_path / "out", capsys)
+    assert code == 2 and "has 1 different samples of the task 'late'" in said
+    write_csv(tmp_path / "more.csv", [*rows, {**rows[0], "text": "only one", "task": "alone"}])
+    stream = load_stream(StreamConfig(path=tmp_path / "more.csv", unusable="drop"), np.random.default_rng(0))
+    assert [task.name for task in stream.tasks] == ["early", "late"]
+    assert stream.left_out == ("1 classes too small for their parts: alone/x",)
 
 
 def files(folder: Path) -> dict[str, bytes]:
