@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneC
     ------
     InputError
         If it cannot be run block by block, has no such pooled output, takes fewer tokens than `backbone.max_length`, or has fewer
-        layers than are to be adapted.
+        layers than are to be adapted; or if `backbone.compile` is asked for where nothing compiles.
     """
     model = model.to("cpu", torch.float32).eval().requires_grad_(False)
     inputs = _probe(model, processor, config)
@@ -171,6 +172,8 @@ def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneC
         last = f"{anatomy.layers}.{len(blocks) - 1}"
         narrow = tuple(f"{last}.{name}" for name in find_narrow(blocks[-1], states))
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if config.compile:
+        _check_compiler(device)
     return Backbone(
         model.to(device),
         tokenizer,
@@ -219,8 +222,36 @@ def suffix(backbone: Backbone, hidden: Float[torch.Tensor, "n t w"], mask: Bool[
     with backbone.precision(), placed(backbone.model, narrow):
         bias = additive(mask, hidden.dtype)
         for block in backbone.adapted:
-            hidden = run_block(block, hidden, bias)
+            if backbone.config.compile:
+                _mark_sizes(hidden, bias, backbone.modality)
+                hidden = _compiled_block()(block, hidden, bias)
+            else:
+                hidden = run_block(block, hidden, bias)
         return backbone.finish(hidden, mask)
+
+
+def _mark_sizes(hidden: torch.Tensor, bias: torch.Tensor | None, modality: Literal["text", "image"]) -> None:
+    """Compile for any number of documents, and for texts of any length, rather than for those of the first batch."""
+    torch._dynamo.maybe_mark_dynamic(hidden, [0, 1] if modality == "text" else 0)
+    if bias is not None:
+        torch._dynamo.maybe_mark_dynamic(bias, [0, 3])
+
+
+@functools.cache
+def _compiled_block() -> Callable[..., torch.Tensor]:
+    """`run_block`, compiled for all blocks of one kind at once; units are its inputs, so that other adapters compile nothing anew."""
+    # One function stands for first, middle and last layers in training and embedding, with and without padding.
+    torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
+    return torch.compile(run_block)
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Refuse to compile where a trifle does not."""
+    try:
+        torch.compile(torch.square)(torch.ones(2, device=device))
+    except Exception as error:  # a compiler that is missing or broken shows in many ways
+        reason = " ".join(str(error).split())[:160]
+        raise InputError("backbone.compile", f"does not work on this machine ({reason}); set it to false") from None
 
 
 def batches(lengths: Int[np.ndarray, " n"], size: int) -> Iterator[Int[np.ndarray, " b"]]:
