@@ -1,10 +1,12 @@
 """Embedding under m adapters and training one: ours against the same work through PEFT, in the same run.
 
-Prints ratios (PEFT's time over ours, median of alternating repeats, with their range); above one, ours is faster. PEFT switches
-between its adapters and starts from the tokens, because it keeps no prefix; batches, adapters and results are the same.
+Prints ratios (PEFT's time over ours, median of alternating repeats, with their range); above one, ours is faster. Weights, adapters,
+precision, batches and results are the same, and so is a run's fixed order of sums. PEFT switches between its adapters and starts from
+the inputs, because it keeps no prefix; both start from inputs that lie prepared on the device, and once more from the inputs as they are
+(images to be decoded and scaled, by the same loader).
 
     python benchmarks/adapters.py                 # the packaged text encoder
-    python benchmarks/adapters.py --vit           # ViT-B/16 with random weights on random images; meant for a GPU
+    python benchmarks/adapters.py --bert --vit --adapted-layers 3 12 --compile    # random weights, all of it; meant for a GPU
 """
 
 from __future__ import annotations
@@ -15,76 +17,137 @@ import dataclasses
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 
+from empirics import backbone as prefix
 from empirics.adapters import Adapter, Units, active
-from empirics.backbone import Backbone, assemble, embed, encode_prefix, load_backbone, prepare, suffix
-from empirics.config import AdapterConfig, BackboneConfig, StreamConfig, TrainingConfig
+from empirics.backbone import Backbone, assemble, embed, encode_prefix, load_backbone, prepared, suffix
+from empirics.config import AdapterConfig, BackboneConfig, RunConfig, StreamConfig, TrainingConfig
+from empirics.embedding import use_threads
 from empirics.encoder import batches
 from empirics.multi import embed_all
 from empirics.streams import load_stream
 from empirics.train import train_adapter
 
+Work = Callable[[], Any]
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--vit", action="store_true")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bert", action="store_true", help="a BERT of MiniLM's shape with random weights, on 16 to 64 random tokens")
+    parser.add_argument("--vit", action="store_true", help="ViT-B/16 with random weights, on random images")
+    parser.add_argument("--adapted-layers", type=int, nargs="+", default=[3], help="as many of the encoder as it has")
+    parser.add_argument("--compile", action="store_true", help="ours with backbone.compile too; PEFT as it is")
+    parser.add_argument("--only-compiled", action="store_true")
     parser.add_argument("--adapters", type=int, default=10)
     parser.add_argument("--documents", type=int, default=128)
+    parser.add_argument("--batch", type=int, help="documents embedded at once")
+    parser.add_argument("--train-batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--adapted-layers", type=int, default=3)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, help="also write the numbers here, as JSON")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    backbone, inputs = (_vit if options.vit else _text)(options)
+    use_threads(RunConfig(threads=options.threads))
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    print(f"{where}; {options.documents} documents, {options.adapters} adapters of rank 8")
+    encoders = [kind for kind, make in (("bert", options.bert), ("vit", options.vit)) if make] or ["minilm"]
+    results = []
+    for kind in encoders:
+        for layers in options.adapted_layers:
+            for compiled in [True] if options.only_compiled else [False, True][: 1 + options.compile]:
+                results.append(_measure(kind, layers, compiled, options))
+                if options.out:
+                    settings = {"device": where, "torch": torch.__version__, **vars(options), "out": None}
+                    options.out.parent.mkdir(parents=True, exist_ok=True)
+                    options.out.write_text(json.dumps(settings | {"results": results}, indent=1) + "\n")
+
+
+def _measure(kind: str, layers: int, compiled: bool, options: argparse.Namespace) -> dict[str, Any]:
+    settings: dict[str, Any] = {"adapted_layers": layers, "compile": compiled}
+    if options.batch:
+        settings["batch_size"] = options.batch
+    backbone, inputs = {"minilm": _minilm, "bert": _bert, "vit": _vit}[kind](settings, options)
+    layers = len(backbone.adapted)
     labels = np.arange(len(inputs)) % 2
     pool = [_random(backbone, f"t{k}", k) for k in range(options.adapters)]
+    print(f"\n{kind}, adapters in the last {layers} of {len(backbone.blocks)} layers{', compiled' if compiled else ''}")
+    # Once before PEFT copies it, so that both hold the frozen weights in the precision of the products.
+    cache = encode_prefix(backbone, inputs)
     wrapped = _peft(backbone, pool)
-
-    works = _embedding(backbone, wrapped, inputs, pool)
+    record: dict[str, Any] = {"encoder": kind, "adapted_layers": layers, "compile": compiled, "precision_is_low": backbone.low_precision}
+    start = time.perf_counter()
+    ready = list(_ready(backbone, inputs, backbone.config.batch_size))
+    _wait(backbone)
+    record["preparation_seconds"] = time.perf_counter() - start
+    works = _embedding(backbone, wrapped, inputs, pool, ready)
+    if compiled:
+        # It would double the time that compiling takes.
+        del works["ours, one after the other"]
+    start = time.perf_counter()
     results = [work() for work in works.values()]
-    worst = max(float(np.abs(x - results[0]).max()) for x in results[1:])
-    where = torch.cuda.get_device_name() if backbone.device.type == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    print(f"{where}; {len(inputs)} documents, {options.adapters} adapters of rank 8 in the last {options.adapted_layers} layers")
-    print(f"embeddings differ by {worst:.1e} at most")
-    record = {"device": where, **vars(options), "out": None, "torch": torch.__version__, "difference": worst}
-    record |= _compare("embedding", works, options.repeats, backbone.device)
-    steps = _training(backbone, wrapped, inputs, labels)
+    record["warm_up_seconds"] = time.perf_counter() - start
+    record["difference"] = max(float(np.abs(x - results[0]).max()) for x in results[1:])
+    print(f"embeddings differ by {record['difference']:.1e} at most; first pass of all {record['warm_up_seconds']:.1f} s")
+    record["embedding"] = _compare("embedding", works, options.repeats, backbone)
+    record["documents_per_second"] = rate = len(inputs) / float(np.median(record["embedding"]["ours, one pass"]))
+    print(f"{rate:.0f} documents/s under {len(pool)} adapters; preparing them takes {record['preparation_seconds']:.2f} s")
+    if not compiled:
+        whole = {"ours, one pass, unprepared": lambda: embed_all(backbone, encode_prefix(backbone, inputs), np.arange(len(inputs)), pool)}
+        whole["PEFT, switching, unprepared"] = lambda: _switching(
+            backbone, wrapped, pool, list(_ready(backbone, inputs, backbone.config.batch_size)), len(inputs)
+        )
+        for work in whole.values():
+            work()
+        record["embedding unprepared"] = _compare("embedding", whole, min(3, options.repeats), backbone)
+    steps = _training(backbone, wrapped, cache, inputs, labels, pool, options.train_batch)
     for step in steps.values():
         step()
-    record |= _compare("training step", steps, options.repeats, backbone.device)
+    count = -(-len(inputs) // options.train_batch)
+    record["training step"] = _compare("training step", steps, options.repeats, backbone, count)
     if backbone.device.type == "cuda":
-        record["peak_bytes"] = {m: _peak(backbone, inputs, pool[:m]) for m in (1, options.adapters)}
-        print(f"peak GPU bytes by number of adapters: {record['peak_bytes']}")
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(record, indent=1) + "\n")
+        record["peak_bytes"] = {m: _peak(backbone, inputs, pool[:m]) for m in (1, len(pool))}
+        print("peak GPU memory: " + ", ".join(f"{size / 2**30:.2f} GiB under {m} adapters" for m, size in record["peak_bytes"].items()))
+    return record
 
 
-def _text(options: argparse.Namespace) -> tuple[Backbone, list[str]]:
+def _minilm(settings: dict[str, Any], options: argparse.Namespace) -> tuple[Backbone, list[str]]:
     rng = np.random.default_rng(0)
-    backbone = load_backbone(BackboneConfig(max_length=64, adapted_layers=options.adapted_layers))
+    backbone = load_backbone(BackboneConfig(max_length=64, **settings))
     stream = load_stream(StreamConfig(name="news-4t", train_per_class=max(40, options.documents // 5)), rng)
     chosen = rng.permutation(stream.where("train", 0))[: options.documents]
     return backbone, [stream.texts[j] for j in chosen]
 
 
-def _vit(options: argparse.Namespace) -> tuple[Backbone, list[np.ndarray]]:
+def _bert(settings: dict[str, Any], options: argparse.Namespace) -> tuple[Backbone, list[list[int]]]:
+    from transformers import BertConfig, BertModel
+
+    def tokenizer(texts: list[list[int]], **_: Any) -> dict[str, Any]:
+        return {"input_ids": texts}
+
+    torch.manual_seed(0)
+    shape = {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+    settings["adapted_layers"] = min(6, settings["adapted_layers"])
+    backbone = assemble(BertModel(BertConfig(**shape)), tokenizer, None, BackboneConfig(max_length=64, **settings))
+    rng = np.random.default_rng(0)
+    return backbone, [rng.integers(1000, 30000, rng.integers(16, 65)).tolist() for _ in range(options.documents)]
+
+
+def _vit(settings: dict[str, Any], options: argparse.Namespace) -> tuple[Backbone, list[np.ndarray]]:
     from transformers import ViTConfig, ViTModel
 
     def scaled(images: list[np.ndarray], **_: Any) -> dict[str, np.ndarray]:
-        return {"pixel_values": np.stack([np.resize(x, (224, 224, 3)).transpose(2, 0, 1) for x in images]) / np.float32(127.5) - 1}
+        return {"pixel_values": np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - 1}
 
     torch.manual_seed(0)
-    backbone = assemble(ViTModel(ViTConfig()), None, scaled, BackboneConfig(adapted_layers=options.adapted_layers, batch_size=128))
+    settings.setdefault("batch_size", 128)
+    backbone = assemble(ViTModel(ViTConfig()), None, scaled, BackboneConfig(**settings))
     images = np.random.default_rng(0).integers(0, 256, (options.documents, 224, 224, 3), dtype=np.uint8)
     return backbone, list(images)
 
@@ -113,91 +176,123 @@ def _peft(backbone: Backbone, pool: list[Adapter]) -> Any:
     return wrapped.to(backbone.device).eval()
 
 
-def _embedding(backbone: Backbone, wrapped: Any, inputs: list[Any], pool: list[Adapter]) -> dict[str, Callable[[], np.ndarray]]:
+Ready = list[tuple[np.ndarray, torch.Tensor, torch.Tensor | None]]
+
+
+def _ready(backbone: Backbone, inputs: list[Any], size: int) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor | None]]:
+    """Rows, model input and mask of batches of similar length, as ours are."""
+    if backbone.modality == "text":
+        inputs = backbone.tokenizer(inputs, truncation=True, max_length=backbone.config.max_length)["input_ids"]
+    lengths = np.array([len(x) if backbone.tokens is None else backbone.tokens for x in inputs])
+    split = list(batches(lengths, size))
+    for rows, (model_input, mask) in zip(split, prepared(backbone, inputs, lengths, split), strict=True):
+        yield rows, model_input, mask
+
+
+def _forward(backbone: Backbone, model: Any, model_input: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    kwargs = {"pixel_values" if backbone.modality == "image" else "input_ids": model_input}
+    if mask is not None:
+        kwargs["attention_mask"] = mask.long()
+    return backbone.pool(model(**kwargs).last_hidden_state, mask)
+
+
+def _embedding(backbone: Backbone, wrapped: Any, inputs: list[Any], pool: list[Adapter], ready: Ready) -> dict[str, Work]:
     index = np.arange(len(inputs))
 
+    def encode() -> Any:
+        with mock.patch.object(prefix, "prepared", lambda *_: ((model_input, mask) for _, model_input, mask in ready)):
+            return encode_prefix(backbone, inputs)
+
     def together() -> np.ndarray:
-        return embed_all(backbone, encode_prefix(backbone, inputs), index, pool)
+        return embed_all(backbone, encode(), index, pool)
 
     def in_turn() -> np.ndarray:
-        cache, out = encode_prefix(backbone, inputs), []
+        cache, out = encode(), []
         for adapter in pool:
             with active(backbone, adapter):
                 out.append(embed(backbone, cache, index))
         return np.stack(out, axis=1)
 
-    def peft() -> np.ndarray:
-        out = np.empty((len(inputs), len(pool), backbone.dimension), dtype=np.float32)
-        prepared = _prepared(backbone, inputs, backbone.config.batch_size)
-        with torch.inference_mode(), backbone.precision():
-            for k, adapter in enumerate(pool):
-                wrapped.set_adapter(adapter.task, inference_mode=True)
-                for rows, kwargs, mask in prepared:
-                    out[rows, k] = backbone.pool(wrapped.base_model.model(**kwargs).last_hidden_state, mask).cpu().numpy()
-        return out
-
-    return {"ours, one pass": together, "ours, one after the other": in_turn, "PEFT, switching": peft}
+    return {
+        "ours, one pass": together,
+        "ours, one after the other": in_turn,
+        "PEFT, switching": lambda: _switching(backbone, wrapped, pool, ready, len(inputs)),
+    }
 
 
-def _training(backbone: Backbone, wrapped: Any, inputs: list[Any], labels: np.ndarray) -> dict[str, Callable[[], None]]:
-    config, training, index = AdapterConfig(), TrainingConfig(epochs=1), np.arange(len(inputs))
-    cache, rng = encode_prefix(backbone, inputs), np.random.default_rng(0)
-    rival = dataclasses.replace(backbone, model=wrapped.base_model.model)
-    prepared = _prepared(backbone, inputs, training.batch_size)
+def _switching(backbone: Backbone, wrapped: Any, pool: list[Adapter], ready: Ready, count: int) -> np.ndarray:
+    out = np.empty((count, len(pool), backbone.dimension), dtype=np.float32)
+    rows = np.concatenate([r for r, _, _ in ready])
+    with torch.inference_mode(), backbone.precision():
+        for k, adapter in enumerate(pool):
+            wrapped.set_adapter(adapter.task, inference_mode=True)
+            # Fetched once an adapter, so that no batch waits for it.
+            out[rows, k] = torch.cat([_forward(backbone, wrapped.base_model.model, *item) for _, *item in ready]).cpu().numpy()
+    return out
 
-    def ours() -> None:
-        train_adapter(backbone, cache, index, labels, "t", (), config, training, np.random.default_rng(0))
+
+def _training(
+    backbone: Backbone, wrapped: Any, cache: Any, inputs: list[Any], labels: np.ndarray, pool: list[Adapter], size: int
+) -> dict[str, Work]:
+    training, index = TrainingConfig(epochs=1, batch_size=size), np.arange(len(inputs))
+    rival = dataclasses.replace(backbone, model=wrapped.base_model.model, config=backbone.config.model_copy(update={"compile": False}))
+    ready, target = list(_ready(backbone, inputs, size)), torch.tensor(labels, device=backbone.device)
+
+    def ours(earlier: list[Adapter]) -> None:
+        train_adapter(backbone, cache, index, labels, "t", earlier, AdapterConfig(), training, np.random.default_rng(0))
 
     def through_peft(embeddings: Callable[[], Any]) -> None:
         wrapped.set_adapter("t0")
         head = torch.nn.Parameter(torch.randn(2, backbone.dimension, device=backbone.device))
-        optimizer = torch.optim.AdamW([*(p for p in wrapped.parameters() if p.requires_grad), head], lr=1e-3)
-        for rows, z in embeddings():
-            loss = torch.nn.functional.cross_entropy(z @ head.T, torch.as_tensor(labels[rows], device=backbone.device))
+        trained = [*(p for p in wrapped.parameters() if p.requires_grad), head]
+        optimizer = torch.optim.AdamW(trained, lr=1e-3, fused=backbone.device.type == "cuda")
+        for wanted, z in embeddings():
+            loss = torch.nn.functional.cross_entropy(z @ head.T, wanted)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
 
     def cached() -> Any:
-        for rows in np.array_split(rng.permutation(index.size), -(-index.size // training.batch_size)):
-            yield rows, suffix(rival, *cache.padded(rows, backbone.device))
+        order = np.random.default_rng(0).permutation(index.size)
+        split = np.array_split(order, -(-index.size // size))
+        wanted = target[torch.from_numpy(order).to(backbone.device)].split([rows.size for rows in split])
+        for own, (hidden, mask) in zip(wanted, cache.padded(split, backbone.device), strict=True):
+            yield own, suffix(rival, hidden, mask)
 
     def whole() -> Any:
-        for rows, kwargs, mask in prepared:
+        for rows, model_input, mask in ready:
             with backbone.precision():
-                yield rows, backbone.pool(rival.model(**kwargs).last_hidden_state, mask)
+                yield target[torch.from_numpy(rows).to(backbone.device)], _forward(backbone, rival.model, model_input, mask)
 
     return {
-        "ours": ours,
+        "ours": lambda: ours([]),
+        "ours, composing nine earlier tasks": lambda: ours(pool[:9]),
         "PEFT, from our cached prefix": lambda: through_peft(cached),
-        "PEFT, from the inputs": lambda: through_peft(whole),
+        "PEFT, from prepared inputs": lambda: through_peft(whole),
     }
 
 
-def _prepared(backbone: Backbone, inputs: list[Any], size: int) -> list[tuple[np.ndarray, dict[str, torch.Tensor], torch.Tensor]]:
-    """Batches as the model takes them, of similar length, as ours are."""
-    if backbone.modality == "text":
-        inputs = backbone.tokenizer(inputs, truncation=True, max_length=backbone.config.max_length)["input_ids"]
-    lengths = np.array([len(x) if backbone.tokens is None else backbone.tokens for x in inputs])
-    return [(rows, *prepare(backbone, [inputs[j] for j in rows], lengths[rows])) for rows in batches(lengths, size)]
+def _wait(backbone: Backbone) -> None:
+    if backbone.device.type == "cuda":
+        torch.cuda.synchronize()
 
 
-def _compare(what: str, works: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, Any]:
-    """Time all works in turn, several times over; ratios are to the first."""
+def _compare(what: str, works: dict[str, Work], repeats: int, backbone: Backbone, count: int = 1) -> dict[str, list[float]]:
+    """Time all works in turn, several times over; ratios are to the first, seconds those of one of `count` steps."""
     times = np.empty((repeats, len(works)))
     # With one thread the processor's time is the time of the work, whatever else the machine is doing.
-    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    clock = time.process_time if backbone.device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     for r in range(repeats):
         for j, work in enumerate(works.values()):
+            _wait(backbone)
             start = clock()
             work()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            times[r, j] = clock() - start
+            _wait(backbone)
+            times[r, j] = (clock() - start) / count
     for j, name in enumerate(works):
         ratio = times[:, j] / times[:, 0]
-        print(f"{what}: {name}: {np.median(times[:, j]):.2f} s; {np.median(ratio):.2f} x ours ({ratio.min():.2f} to {ratio.max():.2f})")
-    return {what: {name: times[:, j].tolist() for j, name in enumerate(works)}}
+        print(f"{what}: {name}: {np.median(times[:, j]):.4f} s; {np.median(ratio):.2f} x ours ({ratio.min():.2f} to {ratio.max():.2f})")
+    return {name: times[:, j].tolist() for j, name in enumerate(works)}
 
 
 def _peak(backbone: Backbone, inputs: list[Any], pool: list[Adapter]) -> int:

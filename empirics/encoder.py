@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import nn
 
-from empirics.anatomy import additive, examine, find_linear, run_block
+from empirics.anatomy import FirstToken, additive, examine, find_linear, find_narrow, placed, run_block
 from empirics.config import BackboneConfig
 from theory.errors import InputError
 
@@ -40,8 +41,10 @@ class Backbone:
         Dotted path of the block list.
     final : str or None
         Dotted path of what follows the last block, such as the last normalisation of a vision transformer.
+    narrow : tuple of str
+        What of the last block is run on the first token only, because the pooling looks at no other; dotted paths.
     pooling : str
-        "mean" over real tokens, "cls" (the first token) or "pooler" (the model's own).
+        "mean" over real tokens, "cls" (the first token) or "pooler" (the model's own, of the first token).
     width : int
         Dimension of the states that enter the first adapted layer.
     tokens : int or None
@@ -58,6 +61,7 @@ class Backbone:
     first: int
     layers: str
     final: str | None
+    narrow: tuple[str, ...]
     pooling: Literal["mean", "cls", "pooler"]
     width: int
     tokens: int | None
@@ -93,25 +97,27 @@ class Backbone:
                     out[f"{self.layers}.{j}.{name}"] = self.blocks[j].get_submodule(name)
         return out
 
-    def precision(self) -> AbstractContextManager[Any]:
-        """Autocast to bfloat16 where the settings ask for it: by default on a GPU that has it, never on the CPU."""
+    @property
+    def low_precision(self) -> bool:
+        """Whether products are in bfloat16: by default on a GPU that has it, never on the CPU."""
         auto = self.config.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        if auto or self.config.precision == "bfloat16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
+        return auto or self.config.precision == "bfloat16"
 
-    def finish(self, hidden: Float[torch.Tensor, "n t w"], mask: Bool[torch.Tensor, "n t"]) -> Float[torch.Tensor, "n d"]:
+    def precision(self) -> AbstractContextManager[Any]:
+        """Autocast to bfloat16 where products are to be so."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.low_precision else nullcontext()
+
+    def finish(self, hidden: Float[torch.Tensor, "n t w"], mask: Bool[torch.Tensor, "n t"] | None) -> Float[torch.Tensor, "n d"]:
         """What follows the last adapted layer, then the pooling."""
         return self.pool(self.model.get_submodule(self.final)(hidden) if self.final else hidden, mask)
 
-    def pool(self, last: Float[torch.Tensor, "n t w"], mask: Bool[torch.Tensor, "n t"]) -> Float[torch.Tensor, "n d"]:
+    def pool(self, last: Float[torch.Tensor, "n t w"], mask: Bool[torch.Tensor, "n t"] | None) -> Float[torch.Tensor, "n d"]:
         """Pool the last hidden states; scaled to unit length if asked for."""
         if self.pooling == "pooler":
             pooled = self.model.pooler(last)
         elif self.pooling == "cls":
             pooled = last[:, 0]
-        elif self.modality == "image":
-            # Nothing is padded, and convolutional blocks change the number of tokens, so that the mask does not fit.
+        elif mask is None:
             pooled = last.mean(1)
         else:
             weight = mask.to(last.dtype)[..., None]
@@ -135,9 +141,9 @@ def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneC
     ------
     InputError
         If it cannot be run block by block, has no such pooled output, takes fewer tokens than `backbone.max_length`, or has fewer
-        layers than are to be adapted.
+        layers than are to be adapted; or if `backbone.compile` is asked for where nothing compiles.
     """
-    model = model.float().eval().requires_grad_(False)
+    model = model.to("cpu", torch.float32).eval().requires_grad_(False)
     inputs = _probe(model, processor, config)
     try:
         anatomy, output, states = examine(model, inputs, config.layers)
@@ -150,9 +156,10 @@ def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneC
     if config.adapted_layers > len(blocks):
         raise InputError("backbone.adapted_layers", f"{config.adapted_layers} exceeds the encoder's {len(blocks)} layers")
     first = len(blocks) - config.adapted_layers
+    entering = states
     with torch.inference_mode():
         for block in blocks[:first]:
-            states = run_block(block, states, None)
+            entering = run_block(block, entering, None)
     pooling = config.pooling or ("mean" if processor is None else getattr(model, "preferred_pooling", "cls"))
     pooled = output.last_hidden_state[:, 0]
     if pooling == "pooler":
@@ -160,7 +167,13 @@ def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneC
         own = getattr(model, "pooler", None)
         if pooled is None or own is None or not torch.allclose(own(output.last_hidden_state), pooled, atol=1e-5):
             raise InputError("backbone.pooling", f"{type(model).__name__} has no pooler of its own; use mean or cls")
+    narrow: tuple[str, ...] = ()
+    if pooling != "mean":
+        last = f"{anatomy.layers}.{len(blocks) - 1}"
+        narrow = tuple(f"{last}.{name}" for name in find_narrow(blocks[-1], states))
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if config.compile:
+        _check_compiler(device)
     return Backbone(
         model.to(device),
         tokenizer,
@@ -170,9 +183,10 @@ def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneC
         first,
         anatomy.layers,
         anatomy.final,
+        narrow,
         pooling,
-        int(states.shape[-1]),
-        None if processor is None else int(states.shape[1]),
+        int(entering.shape[-1]),
+        None if processor is None else int(entering.shape[1]),
         int(pooled.shape[-1]),
     )
 
@@ -194,13 +208,50 @@ def pixels(processor: Any, images: Sequence[np.ndarray]) -> Float[torch.Tensor, 
     return torch.from_numpy(np.asarray(prepared, dtype=np.float32))
 
 
-def suffix(backbone: Backbone, hidden: Float[torch.Tensor, "n t w"], mask: Bool[torch.Tensor, "n t"]) -> Float[torch.Tensor, "n d"]:
-    """The adapted layers and the pooling, on padded states; mask is True on real tokens."""
-    with backbone.precision():
-        bias = None if backbone.modality == "image" else additive(mask, hidden.dtype)
+def lower(backbone: Backbone) -> None:
+    """Round the frozen weights of linear maps, in place, to what their products take, rather than in each product anew."""
+    if backbone.low_precision:
+        for module in backbone.model.modules():
+            if isinstance(module, nn.Linear):
+                module.to(torch.bfloat16)
+
+
+def suffix(backbone: Backbone, hidden: Float[torch.Tensor, "n t w"], mask: Bool[torch.Tensor, "n t"] | None) -> Float[torch.Tensor, "n d"]:
+    """The adapted layers and the pooling, on padded states; mask is True on real tokens, and none if nothing is padded."""
+    narrow = {name: FirstToken(backbone.model.get_submodule(name)) for name in backbone.narrow}
+    with backbone.precision(), placed(backbone.model, narrow):
+        bias = additive(mask, hidden.dtype)
         for block in backbone.adapted:
-            hidden = run_block(block, hidden, bias)
+            if backbone.config.compile:
+                _mark_sizes(hidden, bias, backbone.modality)
+                hidden = _compiled_block()(block, hidden, bias)
+            else:
+                hidden = run_block(block, hidden, bias)
         return backbone.finish(hidden, mask)
+
+
+def _mark_sizes(hidden: torch.Tensor, bias: torch.Tensor | None, modality: Literal["text", "image"]) -> None:
+    """Compile for any number of documents, and for texts of any length, rather than for those of the first batch."""
+    torch._dynamo.maybe_mark_dynamic(hidden, [0, 1] if modality == "text" else 0)
+    if bias is not None:
+        torch._dynamo.maybe_mark_dynamic(bias, [0, 3])
+
+
+@functools.cache
+def _compiled_block() -> Callable[..., torch.Tensor]:
+    """`run_block`, compiled for all blocks of one kind at once; units are its inputs, so that other adapters compile nothing anew."""
+    # One function stands for first, middle and last layers in training and embedding, with and without padding.
+    torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
+    return torch.compile(run_block)
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Refuse to compile where a trifle does not."""
+    try:
+        torch.compile(torch.square)(torch.ones(2, device=device))
+    except Exception as error:  # a compiler that is missing or broken shows in many ways
+        reason = " ".join(str(error).split())[:160]
+        raise InputError("backbone.compile", f"does not work on this machine ({reason}); set it to false") from None
 
 
 def batches(lengths: Int[np.ndarray, " n"], size: int) -> Iterator[Int[np.ndarray, " b"]]:

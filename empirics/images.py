@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -140,8 +142,7 @@ def _with_pillow(item: Image, use: Callable[[Opened], _T]) -> _T:
         raise InputError("pillow", f"is needed to read images and is not installed; {_INSTALL}") from None
     data = item.encoded()
     # Pillow warns of large images, damaged tags and palettes; each of these is refused or handled here.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _without_warnings():
         try:
             with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 if opened.width * opened.height > MAX_PIXELS:
@@ -156,6 +157,33 @@ def _with_pillow(item: Image, use: Callable[[Opened], _T]) -> _T:
         except Exception as error:
             # A damaged file makes Pillow's parsers raise almost anything: OSError, SyntaxError, struct.error, IndexError, ...
             raise InputError(item.name, f"does not decode as an image ({' '.join(str(error).split()) or type(error).__name__})") from None
+
+
+_filters = ExitStack()
+_readers = 0
+_lock = threading.Lock()
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Ignore warnings while any thread is inside.
+
+    `warnings.catch_warnings` alone is not for threads: the filters belong to all of them, and one that leaves late would put back what
+    another had set aside.
+    """
+    global _readers
+    with _lock:
+        if _readers == 0:
+            _filters.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        _readers += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _readers -= 1
+            if _readers == 0:
+                _filters.close()
 
 
 def _read_through(opened: Opened) -> tuple[int, int]:

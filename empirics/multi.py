@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from empirics.adapters import Adapter, installed
-from empirics.anatomy import run_block
+from empirics.adapters import Adapter, rounded
+from empirics.anatomy import placed, run_block
 from empirics.backbone import Advance, Backbone, PrefixSource, embed_batches, suffix
 from empirics.encoder import check_embeddings
 from theory.errors import InputError
@@ -33,7 +33,7 @@ class _Grouped(nn.Module):
         self.base, self.groups, self.a, self.b, self.shared = base, groups, a, b, shared
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        grouped = x.reshape(self.groups, -1, x.shape[-1])
+        grouped = rounded(x).reshape(self.groups, -1, x.shape[-1])
         if self.shared:
             y = self.base(grouped[0]).expand(self.groups, -1, -1)
         else:
@@ -84,18 +84,24 @@ def embed_all(
     out = np.empty((indices.size, len(adapters), backbone.dimension), dtype=np.float32)
     with torch.inference_mode():
         for batch, states, real in embed_batches(backbone, source, indices):
+            lengths = source.lengths[indices[batch]]
+            # Fetched from the device once a batch: a GPU that is waited for more often would stand still.
+            found = torch.empty(batch.size, len(adapters), backbone.dimension, device=backbone.device)
             for part, modules in zip(parts, stacks, strict=True):
                 m = part.stop - part.start
-                with installed(backbone, modules):
+                with placed(backbone.model, modules):
                     for start in range(0, batch.size, max(1, rows // m)):
                         chosen = slice(start, start + max(1, rows // m))
                         # Sorted by length within the batch, so that the last document is the longest.
-                        width = int(source.lengths[indices[batch[chosen]]].max())
-                        hidden, mask = states[chosen, :width], real[chosen, :width]
-                        z = suffix(backbone, hidden.repeat(m, 1, 1), mask.repeat(m, 1))
-                        out[batch[chosen], part] = z.view(m, hidden.shape[0], -1).transpose(0, 1).cpu().numpy()
+                        shortest, width = int(lengths[chosen].min()), int(lengths[chosen].max())
+                        hidden, mask = states[chosen, :width], None
+                        if real is not None and shortest < width:
+                            mask = real[chosen, :width].repeat(m, 1)
+                        z = suffix(backbone, hidden.repeat(m, 1, 1), mask)
+                        found[chosen, part] = z.view(m, hidden.shape[0], -1).transpose(0, 1)
                 if advance is not None:
                     advance(batch.size * m)
+            out[batch] = found.cpu().numpy()
     check_embeddings(out)
     return out
 
@@ -143,9 +149,10 @@ def _untouched(backbone: Backbone, adapters: Sequence[Adapter]) -> list[str]:
     linear = {n: m for n, m in block.named_modules() if isinstance(m, nn.Linear)}
     states = torch.randn(1, backbone.tokens or 4, backbone.width, generator=torch.Generator().manual_seed(0)).to(backbone.device)
     disturbed = {n: _Disturbed(backbone.model.get_submodule(n)) for n in names if n.startswith(inside[0])}
-    plain = _inputs(block, linear, states)
-    with installed(backbone, disturbed):
-        moved = _inputs(block, linear, states)
+    with backbone.precision():
+        plain = _inputs(block, linear, states)
+        with placed(backbone.model, disturbed):
+            moved = _inputs(block, linear, states)
     return [f"{inside[0]}{n}" for n in linear if n in plain and torch.equal(plain[n], moved[n])]
 
 

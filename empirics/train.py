@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from empirics.adapters import Adapter, Units, fold, installed, low_rank, pool_units, principal_angles
+from empirics.adapters import Adapter, LowRankLinear, Units, fold, pool_units, principal_angles, rounded
+from empirics.anatomy import placed
 from empirics.backbone import Advance, Backbone, PrefixSource, suffix
 from empirics.config import AdapterConfig, TrainingConfig
+from empirics.loading import moved
 from theory.errors import InputError
 
 
@@ -41,35 +43,49 @@ class TrainingLog:
     smallest_angle: float
 
 
-class _Composed(nn.Module):
-    """A projection in training: the pool's frozen units under trained scalars, and new units."""
+class _Projections:
+    """Projections of one shape in training: the pool's frozen units under trained scalars, and new units; one tensor for all of them.
 
-    def __init__(self, base: nn.Linear, pool: Units, config: AdapterConfig, rng: np.random.Generator, device: torch.device) -> None:
-        super().__init__()
-        self.base, self.alpha = base, config.alpha
-        start = rng.standard_normal((config.rank, base.in_features)) / np.sqrt(base.in_features)
-        self.exact = {"a": _basis(pool.a, base.in_features)}
-        if config.orthogonal_sides == "both":
-            self.exact["b"] = _basis(pool.b, base.out_features)
+    Attributes
+    ----------
+    modules : dict from projection name to LowRankLinear
+        To be put in the place of the projections; `compose` gives them their units.
+    a, b : (projections, rank, in or out) parameters
+        New units.
+    s : (projections, pool) parameter
+        Scalars on the pool's units.
+    """
+
+    def __init__(
+        self, bases: Mapping[str, nn.Linear], pools: Sequence[Units], starts: np.ndarray, config: AdapterConfig, device: torch.device
+    ) -> None:
+        self.modules = {name: LowRankLinear(base, torch.empty(0), torch.empty(0)) for name, base in bases.items()}
+        self.pools, self.alpha = pools, config.alpha
+        size = next(iter(bases.values()))
+        sides = "ab" if config.orthogonal_sides == "both" else "a"
+        self.exact = {side: np.stack([_basis(getattr(pool, side)) for pool in pools]) for side in sides}
         # New directions begin orthogonal to the pool; penalty or projection then only has to keep them there.
-        start = start - (start @ self.exact["a"]) @ self.exact["a"].T
-        self.a = nn.Parameter(torch.tensor(start, dtype=torch.float32, device=device))
-        self.b = nn.Parameter(torch.zeros(config.rank, base.out_features, device=device))
-        self.s = nn.Parameter(torch.zeros(pool.a.shape[0], device=device))
-        self.pool_a, self.pool_b = torch.tensor(pool.a, device=device), torch.tensor(pool.b, device=device)
+        starts = np.stack([x - (x @ basis) @ basis.T for x, basis in zip(starts, self.exact["a"], strict=True)])
+        self.a = nn.Parameter(torch.tensor(starts, dtype=torch.float32, device=device))
+        self.b = nn.Parameter(torch.zeros(len(pools), config.rank, size.out_features, device=device))
+        self.s = nn.Parameter(torch.zeros(len(pools), len(pools[0].a), device=device))
+        self.pool_a, self.pool_b = (torch.tensor(np.stack([getattr(pool, side) for pool in pools]), device=device) for side in "ab")
         self.basis = {side: torch.tensor(x, dtype=torch.float32, device=device) for side, x in self.exact.items()}
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        a = torch.cat([self.pool_a, self.a])
-        b = torch.cat([self.pool_b * self.s[:, None], self.alpha * self.b])
-        return low_rank(self.base, a, b, x)
+    def compose(self) -> None:
+        """Give every module its units as they are now, the pool's before the new ones."""
+        a, b = self.a, self.b if self.alpha == 1 else self.alpha * self.b
+        if self.s.numel():
+            a, b = torch.cat([self.pool_a, a], dim=1), torch.cat([self.pool_b * self.s[..., None], b], dim=1)
+        for module, own_a, own_b in zip(self.modules.values(), rounded(a).unbind(), rounded(b).unbind(), strict=True):
+            module.a, module.b = own_a, own_b
 
-    def overlap(self) -> torch.Tensor:
+    def overlap(self) -> Float[torch.Tensor, " projections"]:
         """Share of the new directions' squared length that lies in the pool's span; the sum over sides if both are asked for."""
-        total = (self.a @ self.basis["a"]).square().sum() / self.a.square().sum()
+        total = (self.a @ self.basis["a"]).square().sum((1, 2)) / self.a.square().sum((1, 2))
         if "b" in self.basis:
             # b starts at zero, where the share is nothing over nothing.
-            total = total + (self.b @ self.basis["b"]).square().sum() / self.b.square().sum().clamp_min(1e-12)
+            total = total + (self.b @ self.basis["b"]).square().sum((1, 2)) / self.b.square().sum((1, 2)).clamp_min(1e-12)
         return total
 
     def project(self) -> None:
@@ -77,21 +93,30 @@ class _Composed(nn.Module):
         with torch.no_grad():
             for side, basis in self.basis.items():
                 units = getattr(self, side)
-                units -= (units @ basis) @ basis.T
+                units -= (units @ basis) @ basis.mT
 
-    def units(self, *, projected: bool) -> Units:
-        """The new units; `projected` once more in double precision, which leaves float32 rounding only."""
-        out = {side: getattr(self, side).detach().cpu().numpy().copy() for side in ("a", "b")}
+    def shrink(self, rate: float, l1: float, l2: float) -> None:
+        """The proximal step of the elastic net on the scalars: soft threshold, then shrinkage."""
+        with torch.no_grad():
+            shrunk = torch.sign(self.s) * torch.clamp(self.s.abs() - rate * l1, min=0)
+            self.s.copy_(shrunk / (1 + 2 * rate * l2))
+
+    def results(self, *, projected: bool) -> Iterator[tuple[str, Units, Float[np.ndarray, " pool"], Units]]:
+        """Name, new units, scalars and folded units of each; `projected` once more in double precision, to float32 rounding."""
+        new = {side: getattr(self, side).detach().cpu().numpy().copy() for side in "ab"}
         if projected:
             for side, basis in self.exact.items():
-                x = out[side].astype(np.float64)
-                out[side] = (x - (x @ basis) @ basis.T).astype(np.float32)
-        return Units(out["a"], out["b"])
+                x = new[side].astype(np.float64)
+                new[side] = (x - (x @ basis) @ basis.swapaxes(1, 2)).astype(np.float32)
+        scalars = self.s.detach().cpu().numpy().copy()
+        for k, name in enumerate(self.modules):
+            units = Units(new["a"][k], new["b"][k])
+            yield name, units, scalars[k], fold(self.pools[k], scalars[k], units, self.alpha)
 
 
-def _basis(rows: Float[np.ndarray, "units k"], size: int) -> Float[np.ndarray, "k units"]:
+def _basis(rows: Float[np.ndarray, "units k"]) -> Float[np.ndarray, "k units"]:
     """An orthonormal basis of a space that holds the rows."""
-    return np.linalg.qr(rows.T.astype(np.float64))[0] if rows.size else np.zeros((size, 0))
+    return np.linalg.qr(rows.T.astype(np.float64))[0]
 
 
 def train_adapter(
@@ -140,8 +165,8 @@ def train_adapter(
     if not np.array_equal(classes, np.arange(classes.size)) or len(labels) != len(indices):
         raise InputError("labels", f"of task {task} are not 0 to C - 1, one a document")
     means = _class_means(cache, indices, labels)
-    modules = _modules(backbone, earlier if adapter_config.compose else (), adapter_config, rng)
-    adapter, log, _ = _train(backbone, cache, indices, labels, task, earlier, modules, means, adapter_config, config, rng, advance)
+    groups = _grouped(backbone, earlier if adapter_config.compose else (), adapter_config, rng)
+    adapter, log, _ = _train(backbone, cache, indices, labels, task, earlier, groups, means, adapter_config, config, rng, advance)
     return adapter, log
 
 
@@ -186,14 +211,14 @@ def continue_adapter(
     if not np.array_equal(classes, known + np.arange(classes.size)):
         raise InputError("labels", f"of task {task} are not {known} to {known + classes.size - 1}, which follow the classes known so far")
     alone = adapter_config.alone()
-    modules, head = _modules(backbone, (), alone, rng), _class_means(cache, indices, labels)
+    groups, head = _grouped(backbone, (), alone, rng), _class_means(cache, indices, labels)
     if before is not None:
         head = np.concatenate([before[1], head])
         with torch.no_grad():
-            for name, module in modules.items():
-                module.a.copy_(torch.from_numpy(before[0].new[name].a))
-                module.b.copy_(torch.from_numpy(before[0].new[name].b))
-    adapter, _, head = _train(backbone, cache, indices, labels, task, (), modules, head, alone, config, rng, None)
+            for group in groups:
+                group.a.copy_(torch.from_numpy(np.stack([before[0].new[name].a for name in group.modules])))
+                group.b.copy_(torch.from_numpy(np.stack([before[0].new[name].b for name in group.modules])))
+    adapter, _, head = _train(backbone, cache, indices, labels, task, (), groups, head, alone, config, rng, None)
     return adapter, head
 
 
@@ -202,14 +227,18 @@ def _class_means(cache: PrefixSource, indices: Int[np.ndarray, " n"], labels: In
     return np.stack([cache.frozen[indices[labels == c]].mean(axis=0) for c in np.unique(labels)])
 
 
-def _modules(backbone: Backbone, earlier: Sequence[Adapter], config: AdapterConfig, rng: np.random.Generator) -> dict[str, _Composed]:
-    """A projection in training for each that is adapted, over the pool of earlier adapters."""
-    modules = {}
+def _grouped(backbone: Backbone, earlier: Sequence[Adapter], config: AdapterConfig, rng: np.random.Generator) -> list[_Projections]:
+    """All adapted projections over the pool of earlier adapters, those of one shape together."""
+    alike: dict[tuple[int, ...], list[tuple[str, nn.Linear, Units, np.ndarray]]] = {}
     for name, base in backbone.projections(config.targets).items():
         pool = pool_units(earlier, name, (base.in_features, base.out_features))
         _check_room(name, base, pool, config)
-        modules[name] = _Composed(base, pool, config, rng, backbone.device)
-    return modules
+        start = rng.standard_normal((config.rank, base.in_features)) / np.sqrt(base.in_features)
+        alike.setdefault((base.in_features, base.out_features, len(pool.a)), []).append((name, base, pool, start))
+    return [
+        _Projections({n: base for n, base, _, _ in own}, [p for _, _, p, _ in own], np.stack([x for *_, x in own]), config, backbone.device)
+        for own in alike.values()
+    ]
 
 
 def _train(
@@ -219,7 +248,7 @@ def _train(
     labels: Int[np.ndarray, " n"],
     task: str,
     earlier: Sequence[Adapter],
-    modules: Mapping[str, _Composed],
+    projections: Sequence[_Projections],
     means: Float[np.ndarray, "C d"],
     adapter_config: AdapterConfig,
     config: TrainingConfig,
@@ -228,68 +257,69 @@ def _train(
 ) -> tuple[Adapter, TrainingLog, Float[np.ndarray, "C d"]]:
     """The training loop: adapter, log and head."""
     projecting = adapter_config.orthogonal == "projection"
-    head = nn.Parameter(torch.tensor(means / np.linalg.norm(means, axis=1, keepdims=True), device=backbone.device))
-    trained = [p for m in modules.values() for p in (m.a, m.b)]
-    scalars = [m.s for m in modules.values() if m.s.numel()]
+    device = backbone.device
+    head = nn.Parameter(torch.tensor(means / np.linalg.norm(means, axis=1, keepdims=True), device=device))
+    composed = [p for p in projections if p.s.numel()]
+    modules = {name: module for p in projections for name, module in p.modules.items()}
     groups = [
-        {"params": [*trained, head], "weight_decay": config.weight_decay},
-        {"params": scalars, "weight_decay": 0.0},
+        {"params": [*(x for p in projections for x in (p.a, p.b)), head], "weight_decay": config.weight_decay},
+        {"params": [p.s for p in composed], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate)
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, fused=device.type == "cuda")
     per_epoch = -(-len(indices) // config.batch_size)
     steps = per_epoch * config.epochs
     warm = max(1, int(config.warmup * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min((k + 1) / warm, (steps - k) / max(1, steps - warm)))
-    target = torch.tensor(labels, device=backbone.device)
+    target = torch.tensor(labels, device=device)
     losses: list[float] = []
-    # Counted on the device: a step that waits for a number on the host would hold up a GPU.
-    correct, start = torch.zeros((), dtype=torch.int64, device=backbone.device), time.perf_counter()
-    with installed(backbone, modules):
+    # Counted on the device: a step that waits for a number on the host would hold up a GPU. It is waited for once an epoch.
+    correct, start = torch.zeros((), dtype=torch.int64, device=device), time.perf_counter()
+    with placed(backbone.model, modules):
         for epoch in range(config.epochs):
             order = rng.permutation(len(indices))
+            split = [np.array_split(batch, min(config.accumulate, batch.size)) for batch in np.array_split(order, per_epoch)]
+            states = cache.padded((indices[piece] for pieces in split for piece in pieces), device)
+            wanted = iter(target[moved(torch.from_numpy(order), device)].split([piece.size for pieces in split for piece in pieces]))
             totals, entropies = [], []
-            for batch in np.array_split(order, per_epoch):
+            for pieces in split:
+                size = sum(piece.size for piece in pieces)
                 optimizer.zero_grad(set_to_none=True)
-                total, entropy = torch.zeros((), device=backbone.device), torch.zeros((), device=backbone.device)
-                for piece in np.array_split(batch, min(config.accumulate, batch.size)):
-                    hidden, mask = cache.padded(indices[piece], backbone.device)
+                total, entropy = torch.zeros((), device=device), torch.zeros((), device=device)
+                for piece in pieces:
+                    hidden, mask = next(states)
+                    with backbone.precision():
+                        for p in projections:
+                            p.compose()
                     z = nn.functional.normalize(suffix(backbone, hidden, mask), dim=-1)
                     logits = z @ nn.functional.normalize(head, dim=-1).T / config.temperature
-                    wanted = target[torch.as_tensor(piece)]
-                    own = nn.functional.cross_entropy(logits, wanted)
+                    labelled = next(wanted)
+                    own = nn.functional.cross_entropy(logits, labelled)
                     loss = own
-                    if not projecting:
-                        loss = own + adapter_config.orthogonality * torch.stack([m.overlap() for m in modules.values()]).mean()
+                    if composed and not projecting and adapter_config.orthogonality > 0:
+                        overlap = torch.cat([p.overlap() for p in composed])
+                        loss = own + adapter_config.orthogonality * (overlap.sum() / len(modules))
                     # Weighted by size, the pieces add up to the step that the whole batch would give.
-                    share = piece.size / batch.size
+                    share = piece.size / size
                     (share * loss).backward()
                     total, entropy = total + share * loss.detach(), entropy + share * own.detach()
                     if epoch == config.epochs - 1:
-                        correct += (logits.argmax(1) == wanted).sum()
+                        correct += (logits.argmax(1) == labelled).sum()
                 optimizer.step()
-                rate = schedule.get_last_lr()[0]
-                with torch.no_grad():
-                    for s in scalars:
-                        shrunk = torch.sign(s) * torch.clamp(s.abs() - rate * adapter_config.l1, min=0)
-                        s.copy_(shrunk / (1 + 2 * rate * adapter_config.l2))
-                if projecting:
-                    for module in modules.values():
-                        module.project()
+                for p in composed:
+                    p.shrink(schedule.get_last_lr()[0], adapter_config.l1, adapter_config.l2)
+                    if projecting:
+                        p.project()
                 schedule.step()
                 totals.append(total)
                 entropies.append(entropy)
                 if advance is not None:
-                    advance(batch.size)
+                    advance(size)
             if not torch.isfinite(torch.stack(totals)).all():
                 raise InputError("training.learning_rate", f"{config.learning_rate} makes the loss of task {task} diverge; lower it")
             losses += torch.stack(entropies).tolist()
     elapsed = time.perf_counter() - start
-    new, composition, folded = {}, {}, {}
-    for name, module in modules.items():
-        new[name] = module.units(projected=projecting)
-        composition[name] = module.s.detach().cpu().numpy().copy()
-        pool = Units(module.pool_a.cpu().numpy(), module.pool_b.cpu().numpy())
-        folded[name] = fold(pool, composition[name], new[name], adapter_config.alpha)
+    results = {name: rest for p in projections for name, *rest in p.results(projected=projecting)}
+    new, composition, folded = ({name: results[name][k] for name in backbone.projections(adapter_config.targets)} for k in range(3))
     adapter = Adapter(task, adapter_config.alpha, new, composition, folded)
     used = np.concatenate(list(composition.values()))
     log = TrainingLog(

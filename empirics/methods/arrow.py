@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import nn
 
-from empirics.adapters import Adapter, Units, installed
-from empirics.backbone import Backbone, PrefixSource, suffix
-from empirics.encoder import batches
+from empirics.adapters import Adapter, Units
+from empirics.anatomy import placed
+from empirics.backbone import Backbone, PrefixSource, embed_batches, suffix
 
 # As in PEFT: the best three adapters share a token by a softmax of temperature one.
 TOP_K = 3
@@ -75,17 +75,15 @@ def gate_shares(
     """
     modules = routed(backbone, adapters)
     out = np.empty((indices.size, len(adapters)))
-    with installed(backbone, modules), torch.inference_mode():
-        for rows in batches(source.lengths[indices], backbone.config.batch_size):
-            hidden, mask = source.padded(indices[rows], backbone.device)
+    with placed(backbone.model, modules), torch.inference_mode():
+        for rows, hidden, mask in embed_batches(backbone, source, indices):
             suffix(backbone, hidden, mask)
-            out[rows] = torch.stack([_mean_gates(module, mask, backbone.modality) for module in modules.values()]).mean(0).cpu().numpy()
+            out[rows] = torch.stack([_mean_gates(module, mask) for module in modules.values()]).mean(0).cpu().numpy()
     return out
 
 
-def _mean_gates(module: Routed, mask: Bool[torch.Tensor, "n t"], modality: str) -> Float[torch.Tensor, "n m"]:
-    if modality == "image":
-        # Nothing is padded, and convolutional blocks change the number of tokens, so that the mask does not fit.
+def _mean_gates(module: Routed, mask: Bool[torch.Tensor, "n t"] | None) -> Float[torch.Tensor, "n m"]:
+    if mask is None:
         return module.gates.mean(1)
     weight = mask.to(module.gates.dtype)[..., None]
     return (module.gates * weight).sum(1) / weight.sum(1)

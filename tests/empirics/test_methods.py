@@ -14,7 +14,8 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.arrow import ArrowLoraLinearLayer
 from peft.tuners.lora.config import ArrowConfig
 
-from empirics.adapters import Adapter, Units, active, installed
+from empirics.adapters import Adapter, Units, active
+from empirics.anatomy import placed
 from empirics.backbone import Backbone, embed, encode_prefix
 from empirics.config import RunConfig
 from empirics.estimators import shrunk_gaussian
@@ -434,7 +435,7 @@ def test_the_routed_encoder_is_pefts(tmp_path):
     theirs = create_arrow_model(model, folders, ArrowConfig(top_k=3, router_temperature=1.0, rng_seed=0)).eval()
     tokens = tiny.tokenizer(tiny.texts(6)[0], True, 24)["input_ids"]
     source = encode_prefix(backbone, tiny.texts(6)[0])
-    with installed(backbone, routed(backbone, adapters)):
+    with placed(backbone.model, routed(backbone, adapters)):
         ours = embed(backbone, source, np.arange(6))
     for row, ids in enumerate(tokens):
         with torch.no_grad():
