@@ -66,14 +66,17 @@ def plot_rungs(units: Sequence[Unit], *, ax: Axes | None = None) -> Axes:
     silent = [name for name, rows in table.groupby("rung", sort=False) if rows["vacuous"].all()]
     shown = [name for name in dict.fromkeys(table["rung"]) if name not in silent]
     rows = table[table["rung"].isin(shown)] if shown else table
-    edge, _ = error_scale(ax, [*table["measured"], *table["low"], *table["high"], *rows["value"]], strip=True)
+    _, edge = error_scale(ax, [*table["measured"], *table["low"], *table["high"], *rows["value"]], strip=True)
     for j, unit in enumerate(units):
         low = max(unit.measured.low, ax.get_xlim()[0])
         ax.barh(j, unit.measured.high - low, 0.9, low, color=palette.LIGHT, edgecolor="none", zorder=0, label=f"_{unit.name} band")
         draw_rate(ax, j - 0.27, unit.measured, label=f"_{unit.name} measured")
     for name in shown:
         rungs = [unit.rungs[name] for unit in units]
-        draw_bounds(ax, [j + 0.17 for j in range(len(units))], rungs, name, edge, [unit.measured for unit in units])
+        # Side by side in the strip: there is nothing else to tell them apart.
+        idle = [[n for n in shown if unit.rungs[n].vacuous] for unit in units]
+        spread = [edge ** ((names.index(name) + 0.5) / len(names)) if name in names else edge for names in idle]
+        draw_bounds(ax, [j + 0.17 for j in range(len(units))], rungs, name, spread, [unit.measured for unit in units])
     rejected = "no guarantee" if (~table["guarantee"] & ~table["vacuous"]).any() else ""
     handles = key_of_marks(shown, contradicted="" if table["holds"].all() else "contradicted", rejected=rejected)
     ax.legend(handles=handles, **BELOW, ncols=5, frameon=False, columnspacing=1.0, handletextpad=0.2)

@@ -31,7 +31,7 @@ FIGURE = Figure(
     source="run",
     panels=panels,
     legend=True,
-    options={"arm": None, "law": None, "task": None},
+    options={"arm": "paper", "law": None, "task": None},
 )
 
 if __name__ == "__main__":

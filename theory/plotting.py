@@ -184,20 +184,26 @@ def draw_rate(
 
 
 def draw_bounds(
-    ax: Axes, positions: Sequence[float], rungs: Sequence[Limit], name: str, vacuous_at: float, measured: Sequence[Rate | None]
+    ax: Axes,
+    positions: Sequence[float],
+    rungs: Sequence[Limit],
+    name: str,
+    vacuous_at: Sequence[float],
+    measured: Sequence[Rate | None],
 ) -> None:
     """One rung of several units: filled if it may be relied on, hollow and struck through if not, crossed if a measurement contradicts it.
 
-    A bound without a verdict (`guarantee`) of its own may be relied on unless it is vacuous.
+    A bound without a verdict (`guarantee`) of its own may be relied on unless it is vacuous. `vacuous_at` says where on the axis of
+    errors each stands if it is.
     """
     style = palette.rung(name)
     groups: dict[str, list[tuple[float, float]]] = {"": [], " no guarantee": [], " vacuous": [], " contradicted": []}
-    for y, rung, rate in zip(positions, rungs, measured, strict=True):
+    for y, rung, idle, rate in zip(positions, rungs, vacuous_at, measured, strict=True):
         # A rung of a report was judged there, perhaps by another event than the unit's own error (L4 of batches).
         broken = not getattr(rung, "holds", rate is None or rate.low <= probability(rung.log_value))
         stands = getattr(rung, "guarantee", not rung.vacuous) and not broken
         kind = " vacuous" if rung.vacuous else "" if stands else " no guarantee"
-        point = (vacuous_at if rung.vacuous else probability(rung.log_value), y)
+        point = (idle if rung.vacuous else probability(rung.log_value), y)
         groups[kind].append(point)
         if broken:
             groups[" contradicted"].append(point)
@@ -218,6 +224,7 @@ def draw_bounds(
             markersize=_SIZE,
             markeredgewidth=0.8,
             label=name if kind == "" else f"_{name}{kind}",
+            clip_on=kind != " vacuous",
             zorder=5,
         )
         if kind == " no guarantee":
@@ -269,7 +276,7 @@ def plot_ladder(rungs: Mapping[str, Limit], *, measured: Rate | None = None, ax:
         low = getattr(rung, "log_lower", None)
         if low is not None and not rung.vacuous:
             ax.plot([probability(low), probability(rung.log_value)], [j, j], color=palette.rung(name).colour, linewidth=0.8, label="_sides")
-        draw_bounds(ax, [j], [rung], name, edge, [measured])
+        draw_bounds(ax, [j], [rung], name, [edge], [measured])
     first = [-1] if measured is not None else []
     ax.set_yticks([*first, *range(len(names))], [*(["measured"] if first else []), *names])
     ax.set_ylim(len(names) - 0.4, min([*first, 0]) - 0.6)

@@ -121,7 +121,9 @@ def test_the_plug_in_error_falls_to_that_of_the_true_signature():
     drawn, bound = frame.loc["plug-in, drawn"], frame.loc["plug-in, proved bound"]
     assert (np.diff(drawn["error"]) < 0).all() and (drawn["error"] > true).all()
     assert drawn["error"].iloc[-1] == pytest.approx(0.05, rel=0.02)
-    assert (bound["error"] >= drawn["low"].to_numpy()).all() and ((drawn["low"] <= drawn["error"]) & (drawn["error"] <= drawn["high"])).all()
+    assert (bound["error"] >= drawn["low"].to_numpy()).all() and (
+        (drawn["low"] <= drawn["error"]) & (drawn["error"] <= drawn["high"])
+    ).all()
     assert list(drawn["n"]) == [9, 24, 2400]
 
 
