@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -65,7 +67,9 @@ def _csv(table: pd.DataFrame) -> bytes:
     return table.to_csv(index=False, lineterminator="\n").encode("utf-8-sig")
 
 
-def settings_file(report: Report) -> Download:
+def settings_file(config: Mapping[str, Any]) -> Download:
     """The settings of the run, as `verify --config` reads them."""
-    content = (json.dumps(report.run["config"], indent=1, ensure_ascii=False) + "\n").encode()
-    return Download("settings.yaml", "application/yaml", content, "all settings: proteus-bounds verify --config settings.yaml runs them again")
+    content = (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
+    return Download(
+        "settings.yaml", "application/yaml", content, "all settings: proteus-bounds verify --config settings.yaml runs them again"
+    )

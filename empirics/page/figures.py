@@ -6,12 +6,14 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
 
+from empirics.page.fields import rounded_up
+from empirics.page.model import Drawing, Mark, worth
+from empirics.page.phrases import of_batches
 from empirics.report import Report, Unit
 from theory import palette
 
@@ -34,22 +36,9 @@ _STYLE = {
     "svg.hashsalt": "page",
 }
 _WIDTH = 8.0
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure as markup, and a chart to take its place where scripts run.
-
-    Attributes
-    ----------
-    svg : str
-        An ``svg`` element without a name for a screen reader: the page gives it the figure's caption.
-    chart : dict, optional
-        A Vega-Lite specification.
-    """
-
-    svg: str
-    chart: dict[str, Any] | None = None
+# Of the chart: pixels a row, and the mark of a bound that is no guarantee, a ring with a line through it.
+_ROW = 64
+_STRUCK = "M-.8,0A.8,.8,0,1,1,.8,0A.8,.8,0,1,1,-.8,0M-1.5,0L1.5,0"
 
 
 def run_drawings(report: Report, slack: pd.DataFrame, distances: Sequence[float] | None = None) -> dict[str, Drawing]:
@@ -63,10 +52,10 @@ def run_drawings(report: Report, slack: pd.DataFrame, distances: Sequence[float]
     distances : sequence of float, optional
         Squared distances of the test documents to their own cluster, of the headline's arm.
     """
-    from empirics.plotting import plot_own_distances, plot_phases, plot_rungs
+    from empirics.plotting import plot_own_distances, plot_rungs
     from theory.plotting import plot_slack
 
-    units = [_readable(unit) for unit in [*report.tasks, report.overall]]
+    units = [_readable(unit) for unit in _of_single_queries(report)]
     out = {"rungs": Drawing(drawn("rungs", lambda ax: plot_rungs(units, ax=ax), 1.5 + 0.5 * len(units)), ladder_chart(report))}
     head = report.headline
     chosen = (slack["arm"] == head.arm) & (slack["dimension"] == head.dimension) & (slack["law"] == head.law)
@@ -75,8 +64,6 @@ def run_drawings(report: Report, slack: pd.DataFrame, distances: Sequence[float]
         out["slack"] = Drawing(drawn("slack", lambda ax: plot_slack(rows, ax=ax), 1.5 + 0.3 * len(rows)))
     if distances is not None:
         out["distances"] = Drawing(drawn("distances", lambda ax: plot_own_distances(distances, dimension=head.dimension, ax=ax), 3.2))
-    phases = {_literal(name): seconds for name, seconds in report.run["phases_seconds"].items()}
-    out["phases"] = Drawing(drawn("phases", lambda ax: plot_phases({**report.run, "phases_seconds": phases}, ax=ax), 1 + 0.25 * len(phases)))
     return out
 
 
@@ -137,6 +124,13 @@ def _bare(tag: str) -> str:
     return tag.rpartition("}")[2]
 
 
+def _of_single_queries(report: Report) -> list[Unit]:
+    """Tasks and overall, without rungs that bound another event than the error drawn beside them."""
+    batches = of_batches(report.run)
+    units = [*report.tasks, report.overall]
+    return [u.model_copy(update={"rungs": {name: rung for name, rung in u.rungs.items() if name not in batches}}) for u in units]
+
+
 def _readable(unit: Unit) -> Unit:
     return unit.model_copy(update={"name": _literal(unit.name)})
 
@@ -159,10 +153,7 @@ def ladder_chart(report: Report) -> dict[str, Any]:
     """
     import altair as alt
 
-    from empirics.page.fields import rounded_up
-    from empirics.page.run import worth
-
-    units = [*report.tasks, report.overall]
+    units = _of_single_queries(report)
     points = [
         {
             "unit": unit.name,
@@ -171,7 +162,7 @@ def ladder_chart(report: Report) -> dict[str, Any]:
             "at most": rounded_up(rung.value),
             "worth": str(worth(rung.model_dump())),
             "assumes": rung.level,
-            "what": rung.source,
+            "what it is": rung.source,
         }
         for unit in units
         for name, rung in unit.rungs.items()
@@ -179,47 +170,53 @@ def ladder_chart(report: Report) -> dict[str, Any]:
     measured = [
         {
             "unit": unit.name,
-            "error": unit.measured.error,
-            "low": unit.measured.low,
-            "high": unit.measured.high,
+            "error": float(f"{unit.measured.error:.3g}"),
+            "low": float(f"{unit.measured.low:.3g}"),
+            "high": float(f"{unit.measured.high:.3g}"),
             "errors": f"{unit.measured.errors} of {unit.measured.n}",
         }
         for unit in units
     ]
-    names = [unit.name for unit in units]
-    least = min([p["value"] for p in points] + [m["low"] for m in measured if m["low"] > 0])
+    least = min([p["value"] for p in points] + [m["low"] for m in measured if m["low"] > 0]) / 1.5
     for row in measured:
         # On a logarithmic axis there is no zero: such an interval starts at the edge.
-        row["from"], row["at"] = max(row["low"], least / 1.5), max(row["error"], least / 1.5)
-    x = {"type": "log", "domain": [least / 1.5, 1.0], "nice": False}
-    axis = alt.Axis(title="retrieval error", format=".3~g", tickCount=8, grid=True)
-    rows = alt.Y("unit:N", sort=names, title=None, axis=alt.Axis(labelLimit=220, ticks=False, domain=False, labelPadding=8))
-    band = alt.Chart(alt.InlineData(measured)).encode(y=rows)
-    tips = [alt.Tooltip(f"{key}:{kind}", format=form) for key, kind, form in (("unit", "N", ""), ("error", "Q", ".3f"), ("low", "Q", ".3f"), ("high", "Q", ".3f"), ("errors", "N", ""))]
-    known = list(dict.fromkeys(p["rung"] for p in points))
-    colours = alt.Color(
-        "rung:N", sort=known, legend=alt.Legend(title="Rung", symbolType="circle"), scale=alt.Scale(domain=known, range=[palette.rung(n).colour for n in known])
+        row["from"], row["at"] = max(row["low"], least), max(row["error"], least)
+    rungs = list(dict.fromkeys(p["rung"] for p in points))
+    colours = alt.Scale(domain=rungs, range=[palette.rung(name).colour for name in rungs])
+    shapes = alt.Scale(domain=[str(mark) for mark in Mark if mark], range=["circle", _STRUCK, "cross", "triangle-right"])
+    x = alt.X("from:Q", title="retrieval error", scale=alt.Scale(type="log", domain=[least, 1.0], nice=False), axis=alt.Axis(format=".3~g"))
+    y = alt.Y(
+        "unit:N", sort=[unit.name for unit in units], title=None, axis=alt.Axis(labelLimit=220, ticks=False, domain=False, labelPadding=8)
     )
-    shapes = alt.Shape(
-        "worth:N",
-        legend=alt.Legend(title="Worth"),
-        scale=alt.Scale(domain=["guarantee", "no guarantee", "contradicted", "vacuous"], range=["circle", "stroke", "cross", "triangle-right"]),
-    )
+    band = alt.Chart(alt.InlineData(measured)).encode(y=y, tooltip=_tips("unit", "error", "low", "high", "errors"))
     chart = alt.layer(
-        band.mark_bar(height=30, opacity=0.25, color="grey").encode(x=alt.X("from:Q", scale=alt.Scale(**x), axis=axis), x2="high:Q"),
-        band.mark_tick(height=30, thickness=2, color="currentColor").encode(x=alt.X("at:Q"), tooltip=tips),
+        band.mark_bar(height=_ROW - 14, opacity=0.22, color="grey").encode(x=x, x2="high:Q"),
+        band.mark_tick(height=_ROW - 14, thickness=2, color="currentColor").encode(x="at:Q"),
         alt.Chart(alt.InlineData(points))
-        .mark_point(size=70, strokeWidth=2)
+        .mark_point(size=60, strokeWidth=1.5, opacity=1)
         .encode(
-            x=alt.X("value:Q"),
-            y=rows,
-            yOffset=alt.YOffset("rung:N", sort=known),
-            color=colours,
-            shape=shapes,
-            tooltip=[alt.Tooltip(f"{key}:N") for key in ("unit", "rung", "at most", "worth", "assumes", "what")],
+            x="value:Q",
+            y=y,
+            yOffset=alt.YOffset("rung:N", sort=rungs),
+            stroke=alt.Stroke("rung:N", sort=rungs, scale=colours, legend=alt.Legend(title="Rung", symbolType="circle")),
+            fill=alt.Fill("rung:N", sort=rungs, scale=colours, legend=alt.Legend(title="Rung", symbolType="circle")),
+            fillOpacity=alt.condition("datum.worth === 'guarantee'", alt.value(1), alt.value(0)),
+            shape=alt.Shape(
+                "worth:N",
+                scale=shapes,
+                legend=alt.Legend(title="Worth", symbolFillColor="grey", symbolStrokeColor="grey", symbolStrokeWidth=2),
+            ),
+            tooltip=_tips("unit", "rung", "at most", "worth", "assumes", "what it is"),
         ),
     )
-    plain = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "titleFontSize": 12}
+    text = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "titleFontSize": 12}
     lines = {"domainColor": "grey", "tickColor": "grey", "gridColor": "grey", "gridOpacity": 0.25}
-    chart = chart.properties(width="container", height=alt.Step(64)).configure_view(stroke=None).configure_axis(**plain, **lines)
-    return chart.configure_legend(**plain, orient="bottom").configure(background="transparent", font="system-ui, sans-serif").to_dict()
+    chart = chart.properties(width="container", height=_ROW * len(units), background="transparent")
+    chart = chart.configure_view(stroke=None).configure_axis(**text, **lines).configure_legend(**text)
+    return {**chart.to_dict(), "autosize": {"type": "fit-x", "contains": "padding"}}
+
+
+def _tips(*names: str) -> list[Any]:
+    import altair as alt
+
+    return [alt.Tooltip(f"{name}:N") for name in names]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
+from functools import partial
 from importlib import resources
 from typing import Any
 
 from empirics.page.fields import Value
 from empirics.page.model import Download, Figure, Listing, Page, Paragraph, Prose, Table
 from theory.errors import InputError
-
-_EXTRA = "needs what the extra `report` installs: pip install 'proteus-bounds[report]'"
 
 
 def need_report_extra() -> None:
@@ -22,13 +22,11 @@ def need_report_extra() -> None:
     InputError
         Naming the missing package and the extra.
     """
-    try:
-        import altair
-        import jinja2
-        import matplotlib
-        import vl_convert  # noqa: F401
-    except ImportError as error:
-        raise InputError("the page", f"{_EXTRA} ({error.name} is missing)") from None
+    for name in ("altair", "jinja2", "matplotlib", "vl_convert"):
+        if importlib.util.find_spec(name) is None:
+            raise InputError(
+                "the page", f"needs what the extra `report` installs: pip install 'proteus-bounds[report]' ({name} is missing)"
+            )
 
 
 def html(page: Page) -> bytes:
@@ -45,17 +43,7 @@ def html(page: Page) -> bytes:
     environment = Environment(
         loader=PackageLoader("empirics", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.tests |= {
-        name: (lambda kind: lambda block: isinstance(block, kind))(kind)
-        for name, kind in {
-            "paragraph": Paragraph,
-            "table": Table,
-            "figure": Figure,
-            "listing": Listing,
-            "download": Download,
-            "value": Value,
-        }.items()
-    }
+    environment.tests |= {kind.__name__.lower(): partial(_is, kind) for kind in (Paragraph, Table, Figure, Listing, Download, Value)}
     environment.filters |= {"base64": lambda content: base64.b64encode(content).decode(), "plain": plain}
     figures = [block for section in page.sections for block in section.blocks if isinstance(block, Figure)]
     charts = {figure.name: figure.chart for figure in figures if figure.chart is not None}
@@ -69,6 +57,10 @@ def html(page: Page) -> bytes:
         charts=charts,
     )
     return text.encode()
+
+
+def _is(kind: type, thing: object) -> bool:
+    return isinstance(thing, kind)
 
 
 def plain(prose: Prose) -> str:

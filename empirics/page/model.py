@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -20,6 +21,15 @@ class Mark(StrEnum):
     REJECTED = "no guarantee"
     CONTRADICTED = "contradicted"
     VACUOUS = "vacuous"
+
+
+def worth(rung: Mapping[str, Any]) -> Mark:
+    """What a rung's value is worth."""
+    if rung["guarantee"]:
+        return Mark.GUARANTEE
+    if rung["vacuous"]:
+        return Mark.VACUOUS
+    return Mark.REJECTED if rung["holds"] else Mark.CONTRADICTED
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,22 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """A figure as markup, and a chart to take its place where scripts run.
+
+    Attributes
+    ----------
+    svg : str
+        An ``svg`` element without a name for a screen reader: the page gives it the figure's caption.
+    chart : dict, optional
+        A Vega-Lite specification.
+    """
+
+    svg: str
+    chart: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Paragraph:
     """Prose of its own."""
 
@@ -92,9 +118,11 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Listing:
-    """Terms and what is said of each."""
+    """Terms and what is said of each; a compact one is set in columns."""
 
     rows: tuple[tuple[Prose, Prose], ...]
+    title: str = ""
+    compact: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,3 +181,8 @@ def joined(parts: list[Prose], separator: str = ", ") -> Prose:
     for part in parts:
         out += [separator, *part] if out else part
     return tuple(out)
+
+
+def words(*prose: str | Value) -> Cell:
+    """A cell without a mark."""
+    return Cell(prose)
