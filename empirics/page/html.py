@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 from empirics.page.fields import Value
-from empirics.page.model import Download, Figure, Listing, Page, Paragraph, Prose, Table
+from empirics.page.model import Download, Figure, Listing, Page, Paragraph, Table, plain
 from theory.errors import InputError
 
 
@@ -61,11 +61,6 @@ def html(page: Page) -> bytes:
 
 def _is(kind: type, thing: object) -> bool:
     return isinstance(thing, kind)
-
-
-def plain(prose: Prose) -> str:
-    """Prose without the places of its values."""
-    return "".join(map(str, prose))
 
 
 def _file(name: str) -> str:

@@ -186,3 +186,8 @@ def joined(parts: list[Prose], separator: str = ", ") -> Prose:
 def words(*prose: str | Value) -> Cell:
     """A cell without a mark."""
     return Cell(prose)
+
+
+def plain(prose: Prose) -> str:
+    """Prose without the places of its values."""
+    return "".join(map(str, prose))

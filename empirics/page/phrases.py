@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from empirics.page.fields import Field, Value
@@ -15,6 +15,11 @@ LAW_LABELS = {
     "gaussian": "one Gaussian in each class",
     "well-specified": "the signature itself",
 }
+LEGEND: Prose = (
+    "Every value is an upper bound on the error, rounded up. Bold: a guarantee under what it assumes. Struck through: no guarantee, "
+    "because the test documents reject what it rests on. Struck through with an exclamation mark: the measured error contradicts it. "
+    "Vacuous: the formula reaches one, so that it says nothing.",
+)
 
 
 def stream_name(run: Field) -> Value:
@@ -143,6 +148,11 @@ def rung_cell(rung: Field) -> Cell:
     if mark is Mark.VACUOUS:
         return Cell(("vacuous",), mark)
     return Cell((rung.shown("bound"),), mark)
+
+
+def rung_titles(names: Sequence[str], batches: frozenset[str]) -> list[str]:
+    """Rungs as headings, those of batches marked as such."""
+    return [f"{name}, batches" if name in batches else name for name in names]
 
 
 def measured_cells(measured: Field) -> tuple[Cell, ...]:

@@ -12,6 +12,7 @@ from empirics.page.fields import Field, document
 from empirics.page.model import Cell, Drawing, Listing, Mark, Page, Paragraph, Prose, Section, Table, joined, words, worth
 from empirics.page.phrases import (
     LAW_LABELS,
+    LEGEND,
     arm_prose,
     figure,
     interval_prose,
@@ -21,6 +22,7 @@ from empirics.page.phrases import (
     measured_prose,
     of_batches,
     rung_cell,
+    rung_titles,
     stream_name,
     tightest,
     verdict,
@@ -30,11 +32,6 @@ from empirics.report import _ARM as ARM_LABELS
 from empirics.report import Report
 from theory.bound import Assumption
 
-LEGEND: Prose = (
-    "Every value is an upper bound on the error, rounded up. Bold: a guarantee under what it assumes. Struck through: no guarantee, "
-    "because the test documents reject what it rests on. Struck through with an exclamation mark: the measured error contradicts it. "
-    "Vacuous: the formula reaches one, so that it says nothing.",
-)
 _NOT_EXCHANGEABLE: Prose = (
     "The data gave the split, or its parts hold the classes in other proportions: held-out and test documents are not known to come from "
     "one pool. L8 and the conformal sets then say nothing of test documents, and L8 is no guarantee here.",
@@ -161,12 +158,6 @@ def _said_of(unit: Field, rung: Field, of_batch: bool) -> Prose:
     return ("no guarantee: ", rung["note"].shown("text"))
 
 
-def rung_titles(names: Sequence[str], root: Field) -> list[str]:
-    """Rungs as headings, those of batches marked as such."""
-    batches = of_batches(root["run"].value)
-    return [f"{name}, batches" if name in batches else name for name in names]
-
-
 def units_table(caption: Prose, units: Sequence[Field], root: Field, *, total: bool = True) -> Table:
     """Units against the rungs that say something of at least one of them, with the rest named in the caption."""
     rungs = list(units[0].value["rungs"])
@@ -183,7 +174,7 @@ def units_table(caption: Prose, units: Sequence[Field], root: Field, *, total: b
     ]
     if silent:
         caption = (*caption, f" (vacuous throughout: {', '.join(silent)})")
-    header = ("", "n", "Error", "Interval", "Query law", *rung_titles(names, root))
+    header = ("", "n", "Error", "Interval", "Query law", *rung_titles(names, of_batches(root["run"].value)))
     return Table(caption, header, tuple(rows), total=total)
 
 
@@ -206,7 +197,7 @@ def _arms(root: Field, arms: Sequence[Field]) -> Section:
         )
         for arm in arms
     ]
-    header = ("Retrieval", "Query law", "Error", "Interval", "Predicted", "Verdict", *rung_titles(names, root))
+    header = ("Retrieval", "Query law", "Error", "Interval", "Predicted", "Verdict", *rung_titles(names, of_batches(root["run"].value)))
     left = f" (vacuous throughout: {', '.join(silent)})" if silent else ""
     laws = "; ".join(f"{name}: {LAW_LABELS[name]}" for name in dict.fromkeys(arm.value["law"] for arm in arms) if name in LAW_LABELS)
     about: Prose = (f"Every way of retrieval, under every law that a query may be assumed to follow. {laws[:1].upper()}{laws[1:]}.",)

@@ -1,15 +1,19 @@
-"""The page of a run folder, written into it."""
+"""Pages as files: of a run, into its folder, and of runs side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from empirics.page.figures import run_drawings
 from empirics.page.html import html, need_report_extra
 from empirics.page.partial import partial_page
 from empirics.page.run import run_page
+from empirics.page.side_by_side import side_by_side
 from empirics.record import read_parquet, write_bytes
 from empirics.run_folder import Progress, read_run
+from theory.errors import InputError
 
 NAME = "report.html"
 
@@ -49,3 +53,18 @@ def write_partial_page(folder: Path, found: Progress) -> Path:
     need_report_extra()
     write_bytes(folder / NAME, html(partial_page(found)))
     return folder / NAME
+
+
+def write_comparison_page(comparison: Mapping[str, Any], path: Path) -> None:
+    """Write the page of what `empirics.run_comparison.compare_runs` gave.
+
+    Raises
+    ------
+    InputError
+        If the extra `report` is not installed, or the page cannot be written.
+    """
+    need_report_extra()
+    try:
+        write_bytes(path, html(side_by_side(comparison)))
+    except OSError as error:
+        raise InputError(str(path), f"cannot be written ({error.strerror})") from None
