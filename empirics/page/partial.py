@@ -21,8 +21,8 @@ def partial_page(progress: Progress) -> Page:
     last: Prose = next(((what,) for what, _, there in reversed(progress.stages) if there))
     table = Table(("What the run has done, in its order",), ("Stage", "In the folder", "What it leaves"), rows, frozenset({1, 2}))
     again: Prose = (
-        "A run is not continued from where it stopped. Its settings stand in run.json under config: saved as a file of their own, proteus-bounds "
-        "verify --config settings.yaml --out FOLDER runs them again in another folder, with the same documents and the same draws.",
+        "A run is not continued from where it stopped. Its settings stand in run.json under config: saved as a file of their own, "
+        "proteus-bounds verify --config settings.yaml --out FOLDER runs them again in another folder, with the same documents and draws.",
     )
     stream = (run["stream"] if "stream" in run.value else run["config"]["stream"]["name"]).shown("text")
     return Page(

@@ -28,8 +28,7 @@ from empirics.page.phrases import (
     verdict,
 )
 from empirics.page.provenance import provenance
-from empirics.report import _ARM as ARM_LABELS
-from empirics.report import Report
+from empirics.report import ARM_LABELS, Report
 from theory.bound import Assumption
 
 _NOT_EXCHANGEABLE: Prose = (

@@ -8,7 +8,7 @@ from typing import Any
 from empirics.page.fields import Field, document
 from empirics.page.model import Block, Cell, Listing, Mark, Page, Paragraph, Prose, Section, Table, joined, words
 from empirics.page.phrases import LEGEND, arm_prose, interval_prose, law_cell, rung_cell, rung_titles, tightest
-from empirics.report import _ARM as ARM_LABELS
+from empirics.report import ARM_LABELS
 
 
 def side_by_side(comparison: Mapping[str, Any]) -> Page:
