@@ -47,10 +47,12 @@ def html(page: Page) -> bytes:
     environment.filters |= {"base64": lambda content: base64.b64encode(content).decode(), "plain": plain}
     figures = [block for section in page.sections for block in section.blocks if isinstance(block, Figure)]
     charts = {figure.name: figure.chart for figure in figures if figure.chart is not None}
-    scripts = [_file("page.js"), *([_vega(), _file("charts.js")] if charts else [])]
+    vega = _vega() if charts else ""
+    scripts = [_file("page.js"), *([_file("charts.js")] if charts else [])]
     text = environment.get_template("page.html.j2").render(
         page=page,
-        policy=_policy(scripts),
+        policy=_policy([*scripts, vega]),
+        vega=_trusted(vega),
         style=_trusted(_file("page.css")),
         scripts=[_trusted(script) for script in scripts],
         drawings={figure.name: _trusted(figure.svg) for figure in figures},

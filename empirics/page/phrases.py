@@ -86,14 +86,24 @@ def verdict(root: Field) -> Prose:
     )
 
 
-def tightest(unit: Field, batches: frozenset[str]) -> tuple[str, Field] | None:
-    """The least upper bound on the error of single queries that is a guarantee for a unit."""
+def tightest(unit: Field, batches: frozenset[str], level: Assumption | None = None) -> tuple[str, Field] | None:
+    """The least upper bound on the error of single queries that is a guarantee for a unit, under any assumption level or under one."""
     stands = [
         (name, rung)
         for name, rung in unit["rungs"].items()
-        if rung.value["guarantee"] and rung.value["direction"] == "upper" and name not in batches
+        if rung.value["guarantee"] and rung.value["direction"] == "upper" and name not in batches and level in (None, rung.value["level"])
     ]
     return min(stands, key=lambda item: item[1].value["log_value"], default=None)
+
+
+def tightest_cell(unit: Field, batches: frozenset[str], level: Assumption | None = None) -> Cell:
+    """The tightest guarantee of a unit, or that there is none."""
+    best = tightest(unit, batches, level)
+    if best is None:
+        return words("none")
+    return Cell(
+        (f"{best[0]} ≤ ", best[1].shown("bound"), *((", ", best[1]["level"].shown("text")) if level is None else ())), Mark.GUARANTEE
+    )
 
 
 def of_batches(run: Mapping[str, Any]) -> frozenset[str]:
@@ -124,9 +134,9 @@ def _why_none(unit: Field) -> Prose:
     if names := reasons.get(Mark.REJECTED):
         said.append((*joined(names), " cannot be relied on (", *_rejection(unit), ")"))
     if names := reasons.get(Mark.CONTRADICTED):
-        said.append((*joined(names), " the measured error contradicts"))
+        said.append(("the measured error contradicts ", *joined(names)))
     if names := reasons.get(Mark.VACUOUS):
-        said.append((*joined(names), " are vacuous"))
+        said.append(("vacuous: ", *joined(names)))
     return joined(said, "; ")
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from empirics.page.causes import law_section, slack_rows, slack_section
 from empirics.page.downloads import bounds_csv, settings_file
 from empirics.page.fields import Field, document
-from empirics.page.model import Cell, Drawing, Listing, Mark, Page, Paragraph, Prose, Section, Table, joined, words, worth
+from empirics.page.model import Drawing, Listing, Mark, Page, Paragraph, Prose, Section, Table, joined, words, worth
 from empirics.page.phrases import (
     LAW_LABELS,
     LEGEND,
@@ -24,7 +24,7 @@ from empirics.page.phrases import (
     rung_cell,
     rung_titles,
     stream_name,
-    tightest,
+    tightest_cell,
     verdict,
 )
 from empirics.page.provenance import provenance
@@ -81,10 +81,9 @@ def run_page(report: Report, slack: pd.DataFrame, drawings: Mapping[str, Drawing
 
 def _tasks(root: Field) -> Section:
     classes = {task.value["name"]: task["classes"] for task in root["run"]["tasks"]}
+    batches = of_batches(root["run"].value)
     rows = []
     for unit in [*root["tasks"], root["overall"]]:
-        best = tightest(unit, of_batches(root["run"].value))
-        guarantee = Cell(("none",), Mark.PLAIN) if best is None else Cell((best[0], " ≤ ", best[1].shown("bound")), Mark.GUARANTEE)
         own = classes.get(unit.value["name"])
         rows.append(
             (
@@ -92,14 +91,15 @@ def _tasks(root: Field) -> Section:
                 words(*(("",) if own is None else (own.shown("length"),))),
                 *measured_cells(unit["measured"]),
                 words(unit["measured"]["errors"].shown("count")),
-                guarantee,
+                tightest_cell(unit, batches),
+                tightest_cell(unit, batches, Assumption.A0),
                 law_cell(unit["law"]),
             )
         )
-    header = ("Task", "Classes", "Documents", "Error", "Interval", "Errors", "Tightest guarantee", "Query law")
+    header = ("Task", "Classes", "Documents", "Error", "Interval", "Errors", "Tightest guarantee", "Without a law (A0)", "Query law")
     caption: Prose = ("Measured error of each task, with ", root["overall"]["measured"]["confidence"].shown("share"), " intervals")
     warning = () if root["run"].value.get("exchangeable", True) else (Paragraph(_NOT_EXCHANGEABLE, warning=True),)
-    return Section("tasks", "Tasks", (Table(caption, header, tuple(rows), frozenset({6, 7}), total=True), *warning))
+    return Section("tasks", "Tasks", (Table(caption, header, tuple(rows), frozenset({6, 7, 8}), total=True), *warning))
 
 
 def _ladder(root: Field, drawings: Mapping[str, Drawing]) -> Section:
