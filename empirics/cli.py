@@ -56,15 +56,83 @@ def verify(
     report_ = run(settings, folder, quiet=quiet)
     _show(report_)
     print(f"\nThe run lies in {folder}; the whole report is {folder / 'report.md'}")
+    _add_page(folder)
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")], quiet: bool = False) -> None:
-    """Recompute the report of a run from its files alone, and print it."""
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    html: Annotated[bool, typer.Option("--html", help="Write the page report.html into the folder, too.")] = False,
+    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+) -> None:
+    """Recompute the report of a run from its files alone, and print it; of a run that did not finish, tell how far it came."""
+    from empirics.page.html import need_report_extra
     from empirics.pipeline import evaluate
     from empirics.record import PhaseClock
+    from empirics.run_folder import check_files, finished, is_older, progress, read_about, read_run
 
-    _show(evaluate(run, PhaseClock(quiet)))
+    if html:
+        need_report_extra()
+    about = read_about(run)
+    if not finished(about):
+        from empirics.page.partial import partial_page
+        from empirics.page.terminal import print_page
+        from empirics.page.write import write_partial_page
+
+        found = progress(run)
+        print_page(partial_page(found), Console(width=None if sys.stdout.isatty() else 150, highlight=False))
+        if html:
+            print(f"\nThe page is {write_partial_page(run, found)}")
+        raise InputError(str(run), "holds a run that did not finish; start it again in another folder")
+    if is_older(about):
+        _show(read_run(run).report)
+        print(f"\nThis run was written by an older version (schema {about['schema']}): its report is shown as it stands, not made again.")
+    else:
+        check_files(run, about)
+        _show(evaluate(run, PhaseClock(quiet)))
+    if html:
+        from empirics.page.write import write_run_page
+
+        print(f"\nThe page is {write_run_page(run)}")
+
+
+def _add_page(folder: Path) -> None:
+    """Write the page of a run that has just finished; whatever keeps it from being written, the run stands."""
+    from empirics.page.html import need_report_extra
+
+    try:
+        need_report_extra()
+        from empirics.page.write import write_run_page
+
+        print(f"The page is {write_run_page(folder)}")
+    except Exception as error:
+        print(f"No page was written: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+@app.command("compare-runs")
+def compare_runs(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of two or more runs; the others are set against the first.")],
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file, too.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Set runs side by side: settings, measured errors with their differences, bounds that stand, seconds and bytes."""
+    from empirics.page.html import need_report_extra
+    from empirics.page.side_by_side import side_by_side
+    from empirics.page.terminal import print_page
+    from empirics.run_comparison import compare_runs as compared
+
+    if html is not None:
+        need_report_extra()
+    found = compared(runs)
+    if json_:
+        print(json.dumps(found, allow_nan=False))
+    else:
+        print_page(side_by_side(found), Console(width=None if sys.stdout.isatty() else 180, highlight=False))
+    if html is not None:
+        from empirics.page.write import write_comparison_page
+
+        write_comparison_page(found, html)
+        print(f"\nThe page is {html}", file=sys.stderr if json_ else sys.stdout)
 
 
 @app.command()

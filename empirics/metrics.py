@@ -188,6 +188,46 @@ def paired(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"], confid
 
 
 @dataclass(frozen=True)
+class Unpaired:
+    """Two methods on samples of their own.
+
+    Attributes
+    ----------
+    difference : float
+        Error rate of the first less that of the second.
+    low, high : float
+        Its interval (Newcombe 1998, method 10, from Wilson's intervals: approximate).
+    p : float
+        Fisher's exact test of equal rates (two-sided).
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def unpaired(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " k"], confidence: float = 0.95) -> Unpaired:
+    """Compare the errors of two methods on independent samples.
+
+    Raises
+    ------
+    InputError
+        If one of the two is empty.
+    """
+    for name, wrong in (("first", first), ("second", second)):
+        if wrong.ndim != 1 or not wrong.size:
+            raise InputError(name, f"has shape {wrong.shape}; it must judge at least one sample")
+    counts = [(int(wrong.sum()), wrong.size) for wrong in (first, second)]
+    a, b = (stats.binomtest(errors, n).proportion_ci(confidence, "wilson") for errors, n in counts)
+    p, q = (errors / n for errors, n in counts)
+    low = p - q - float(np.hypot(p - a.low, b.high - q))
+    high = p - q + float(np.hypot(a.high - p, q - b.low))
+    table = [[errors, n - errors] for errors, n in counts]
+    return Unpaired(p - q, low, high, float(stats.fisher_exact(table).pvalue))
+
+
+@dataclass(frozen=True)
 class Resampled:
     """A mean over seeds that deal the same documents anew.
 

@@ -132,7 +132,7 @@ class Report(_Model):
     run: dict[str, Any]
 
 
-_ARM = {
+ARM_LABELS = {
     "paper": "adapted, least energy (the published rule)",
     "ratio": "adapted, ratio to a background",
     "frozen": "frozen shared space, least energy",
@@ -194,7 +194,7 @@ def _retrieval_rows(report: Report) -> tuple[list[str], list[list[str]]]:
         m = r.measured
         body.append(
             [
-                _ARM[r.arm],
+                ARM_LABELS[r.arm],
                 str(r.dimension),
                 f"{m.error:.3f}",
                 f"{m.low:.3f}-{m.high:.3f}",
@@ -237,7 +237,7 @@ def markdown(report: Report) -> str:
     if not run.get("exchangeable", True):
         parts.append(_NOT_EXCHANGEABLE)
     for arm in report.arms:
-        parts.append(f"## {_ARM[arm.arm]}, dimension {arm.dimension}, query law: {arm.law}")
+        parts.append(f"## {ARM_LABELS[arm.arm]}, dimension {arm.dimension}, query law: {arm.law}")
         parts.append(markdown_table(*_rows([*arm.tasks, arm.overall])))
         if silent := _silent([u.rungs for u in [*arm.tasks, arm.overall]]):
             parts.append(silent)
@@ -247,7 +247,7 @@ def markdown(report: Report) -> str:
                     parts.append(f"- {unit.name}, {name} = {rung.value:.3g} did not hold: {rung.broken_assumption}.")
         parts.append(markdown_table(*_law_rows([*arm.tasks, arm.overall])))
     parts.append("## Retrieval and accuracy\n\n" + markdown_table(*_retrieval_rows(report)))
-    parts.append(f"## Every true cluster ({_ARM[report.headline.arm]}, query law: {report.headline.law})")
+    parts.append(f"## Every true cluster ({ARM_LABELS[report.headline.arm]}, query law: {report.headline.law})")
     parts.append(markdown_table(*_rows(report.clusters)))
     parts.append("## Assumption levels\n\n" + "\n".join(f"- {a.value}: {a.statement}." for a in Assumption))
     env = run["environment"]
@@ -309,7 +309,7 @@ def print_report(report: Report, console: Console) -> None:
     """Print the headline ladder, the other arms in brief, and accuracy."""
     console.print(Text(verdict(report), style="bold"))
     head = report.headline
-    title = f"{_ARM[head.arm]}, dimension {head.dimension}, query law: {head.law}"
+    title = f"{ARM_LABELS[head.arm]}, dimension {head.dimension}, query law: {head.law}"
     _print_turned(title, *_rows([*report.tasks, report.overall]), console)
     if silent := _silent([u.rungs for u in [*report.tasks, report.overall]]):
         console.print(Text(silent, style="dim"))

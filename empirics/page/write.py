@@ -1,0 +1,70 @@
+"""Pages as files: of a run, into its folder, and of runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from empirics.page.figures import run_drawings
+from empirics.page.html import html, need_report_extra
+from empirics.page.partial import partial_page
+from empirics.page.run import run_page
+from empirics.page.side_by_side import side_by_side
+from empirics.record import read_parquet, write_bytes
+from empirics.run_folder import Progress, read_run
+from theory.errors import InputError
+
+NAME = "report.html"
+
+
+def write_run_page(folder: Path) -> Path:
+    """Write `report.html` of a finished run from its report as it stands.
+
+    Returns
+    -------
+    Path
+        The page; the same bytes for the same folder.
+
+    Raises
+    ------
+    InputError
+        If the extra `report` is not installed, or a file of the run is missing or damaged.
+    """
+    need_report_extra()
+    run = read_run(folder)
+    head = run.report.headline
+    column = f"{head.arm}-{head.dimension}:distance"
+    test = read_parquet(folder / "predictions.parquet")
+    distances = test[column].to_numpy() if column in test else None
+    page = run_page(run.report, run.slack, run_drawings(run.report, run.slack, distances))
+    write_bytes(folder / NAME, html(page))
+    return folder / NAME
+
+
+def write_partial_page(folder: Path, found: Progress) -> Path:
+    """Write `report.html` of a run that did not finish.
+
+    Raises
+    ------
+    InputError
+        If the extra `report` is not installed.
+    """
+    need_report_extra()
+    write_bytes(folder / NAME, html(partial_page(found)))
+    return folder / NAME
+
+
+def write_comparison_page(comparison: Mapping[str, Any], path: Path) -> None:
+    """Write the page of what `empirics.run_comparison.compare_runs` gave.
+
+    Raises
+    ------
+    InputError
+        If the extra `report` is not installed, or the page cannot be written.
+    """
+    need_report_extra()
+    try:
+        write_bytes(path, html(side_by_side(comparison)))
+    except OSError as error:
+        raise InputError(str(path), f"cannot be written ({error.strerror})") from None
