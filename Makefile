@@ -4,7 +4,7 @@ VENV ?= .venv
 PRESET ?= default
 BIN := $(VENV)/bin
 
-.PHONY: verify test mutants bench lint clean
+.PHONY: verify test docs mutants bench lint clean
 
 # The stamp is newer than what it was made from, so set-up happens once and again only when the pins change.
 $(VENV)/.ready: pyproject.toml constraints.txt materials.txt
@@ -19,6 +19,14 @@ verify: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	"$(BIN)/python" -m pytest -n auto --maxprocesses=4 --dist loadfile
+
+# The site, in docs/_build/html. Everything is read anew, so that no warning of an earlier build is forgotten; warnings are errors.
+# LINKS=1 also asks for every page outside that is linked to.
+docs: $(VENV)/.ready
+	"$(BIN)/python" -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[docs]"
+	"$(BIN)/python" -m sphinx -E -W -n --keep-going -q -b html docs docs/_build/html
+	$(if $(LINKS),"$(BIN)/python" -m sphinx -W -n --keep-going -q -b linkcheck docs docs/_build/linkcheck)
+	@echo "The documentation lies in docs/_build/html/index.html"
 
 # Changes the modules of the bounds one operator, number or argument at a time and expects a test to fail. Every mutant that survives must
 # stand in tests/theory/mutants.md with the reason why no test can tell it apart; "mutmut show NAME" shows one.
