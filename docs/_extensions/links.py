@@ -40,7 +40,9 @@ def theorem_keys(text: str) -> dict[str, str]:
 
 
 _KEYS = theorem_keys(_THEOREMS.read_text("utf-8"))
-_CITATION = re.compile(r"theory/README\.md(?:, ({}))?".format("|".join(re.escape(k).replace("\\ ", r"\s+") for k in sorted(_KEYS, key=len)[::-1])))
+# Longest first, so that no key cuts another short; words may stand on two lines.
+_WORDS = [r"\s+".join(map(re.escape, key.split())) for key in sorted(_KEYS, key=len, reverse=True)]
+_CITATION = re.compile(rf"theory/README\.md(?:, ({'|'.join(_WORDS)}))?")
 
 
 def _target(text: str) -> tuple[str, str, str] | None:
@@ -60,7 +62,14 @@ def link_code(app: Sphinx, document: nodes.document) -> None:
         if isinstance(node.parent, nodes.reference | pending_xref | nodes.title) or (found := _target(node.astext())) is None:
             continue
         domain, kind, name = found
-        attributes = {"refdomain": domain, "reftype": kind, "reftarget": name, "refdoc": app.env.docname, "refwarn": True, "refexplicit": True}
+        attributes = {
+            "refdomain": domain,
+            "reftype": kind,
+            "reftarget": name,
+            "refdoc": app.env.docname,
+            "refwarn": True,
+            "refexplicit": True,
+        }
         reference = pending_xref("", **attributes)
         reference.source, reference.line = node.source, node.line
         node.replace_self(reference)
@@ -81,8 +90,8 @@ def _link_citations(document: nodes.document, page: str) -> None:
             node.parent.replace(node, [*parts, nodes.Text(text[end:])])
 
 
-def defined_at(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element) -> nodes.Node | None:
-    """Resolve what exists but stands elsewhere: `theory.Bound` is written in `theory.bound`, and constants on their module's page."""
+def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element) -> nodes.Node | None:
+    """Find theorems, commands, and names that stand elsewhere: `theory.Bound` is written in `theory.bound`, a constant in its module."""
     if node["reftype"] == "theorem":
         heading = _KEYS.get(node["reftarget"])
         anchor = github_slugify(heading) if heading else ""
@@ -120,5 +129,5 @@ def _places(name: str) -> list[str]:
 def setup(app: Sphinx) -> ExtensionMetadata:
     """Register the transform."""
     app.connect("doctree-read", link_code)
-    app.connect("missing-reference", defined_at)
+    app.connect("missing-reference", resolve)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
