@@ -24,8 +24,8 @@ test: $(VENV)/.ready
 # LINKS=1 also asks for every page outside that is linked to.
 docs: $(VENV)/.ready
 	"$(BIN)/python" -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[docs]"
-	"$(BIN)/python" -m sphinx -E -W -n --keep-going -q -b html docs docs/_build/html
-	$(if $(LINKS),"$(BIN)/python" -m sphinx -W -n --keep-going -q -b linkcheck docs docs/_build/linkcheck)
+	"$(BIN)/python" -m sphinx -E -W -n --keep-going -q -d docs/_build/doctrees -b html docs docs/_build/html
+	$(if $(LINKS),"$(BIN)/python" -m sphinx -W -n --keep-going -q -d docs/_build/doctrees -b linkcheck docs docs/_build/linkcheck)
 	@echo "The documentation lies in docs/_build/html/index.html"
 
 # Changes the modules of the bounds one operator, number or argument at a time and expects a test to fail. Every mutant that survives must

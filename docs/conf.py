@@ -31,6 +31,9 @@ nitpicky = True
 default_role = "py:obj"
 nitpick_ignore_regex = [("py:obj", r"(?!(theory|empirics)\.).*")]
 
+# An option's two dashes must stay two.
+smartquotes = False
+
 myst_enable_extensions = ["deflist", "dollarmath", "attrs_inline"]
 myst_heading_anchors = 4
 myst_dmath_double_inline = True
