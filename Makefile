@@ -9,7 +9,7 @@ FIGURE_RUN ?= runs/small-seed0
 FIGURE_COMPARISON ?= runs/compare-small-seed0
 FIGURE_ABLATION ?= runs/ablation-small-seed0
 
-.PHONY: verify test figures mutants bench lint clean
+.PHONY: verify test figures docs mutants bench lint clean
 
 # The stamp is newer than what it was made from, so set-up happens once and again only when the pins change.
 $(VENV)/.ready: pyproject.toml constraints.txt materials.txt
@@ -37,6 +37,14 @@ $(FIGURE_COMPARISON)/comparison.json: | $(VENV)/.ready
 
 $(FIGURE_ABLATION)/ablation.json: | $(VENV)/.ready
 	"$(BIN)/proteus-bounds" ablate --preset small --only dimension --out "$(FIGURE_ABLATION)"
+
+# The site, in docs/_build/html. Everything is read anew, so that no warning of an earlier build is forgotten; warnings are errors.
+# LINKS=1 also asks for every page outside that is linked to.
+docs: $(VENV)/.ready
+	"$(BIN)/python" -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[docs]"
+	"$(BIN)/python" -m sphinx -E -W -n --keep-going -q -d docs/_build/doctrees -b html docs docs/_build/html
+	$(if $(LINKS),"$(BIN)/python" -m sphinx -W -n --keep-going -q -d docs/_build/doctrees -b linkcheck docs docs/_build/linkcheck)
+	@echo "The documentation lies in docs/_build/html/index.html"
 
 # Changes the modules of the bounds one operator, number or argument at a time and expects a test to fail. Every mutant that survives must
 # stand in tests/theory/mutants.md with the reason why no test can tell it apart; "mutmut show NAME" shows one.

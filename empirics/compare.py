@@ -20,7 +20,16 @@ _TEST_LEVEL = 0.01
 
 @dataclass(frozen=True)
 class Distances:
-    """Squared distances to the own cluster: measured ones, and draws from the query law, per cluster."""
+    """Squared distances to the own cluster.
+
+    Attributes
+    ----------
+    measured : dict from cluster to (n,) array
+        Of the documents that measured the error.
+    predicted : dict from cluster to (p,) array
+        Draws from the query law.
+    dimension : int
+    """
 
     measured: dict[int, Float[np.ndarray, " n"]]
     predicted: dict[int, Float[np.ndarray, " p"]]

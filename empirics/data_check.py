@@ -24,7 +24,13 @@ _UNBALANCED = 5.0
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """Documents of one class in each part."""
+    """Documents of one class in each part.
+
+    Attributes
+    ----------
+    name : str
+    train, query, test, reservoir : int
+    """
 
     name: str
     train: int
@@ -35,7 +41,13 @@ class ClassSummary:
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """A task and its classes."""
+    """A task and its classes.
+
+    Attributes
+    ----------
+    name : str
+    classes : tuple of ClassSummary
+    """
 
     name: str
     classes: tuple[ClassSummary, ...]
@@ -47,7 +59,14 @@ class TaskSummary:
 
 @dataclass(frozen=True)
 class Spread:
-    """Least, middle and greatest of something."""
+    """Least, middle and greatest of something.
+
+    Attributes
+    ----------
+    what : str
+        Such as words, or height in pixels.
+    least, median, greatest : int
+    """
 
     what: str
     least: int

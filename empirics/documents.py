@@ -28,7 +28,14 @@ OTHER_PARTS = {"val": "query", "valid": "query", "validation": "query", "dev": "
 
 @dataclass(frozen=True)
 class Task:
-    """A task: its name and the names of its classes."""
+    """A task.
+
+    Attributes
+    ----------
+    name : str
+    classes : tuple of str
+        Their names, in the order in which labels number them.
+    """
 
     name: str
     classes: tuple[str, ...]

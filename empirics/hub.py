@@ -44,7 +44,14 @@ class Source:
 
 @dataclass(frozen=True)
 class HubStream:
-    """Sources of a stream, and into how many tasks the classes of the only source are split; None if each source is a task."""
+    """What a stream is made of.
+
+    Attributes
+    ----------
+    sources : tuple of Source
+    tasks : int or None
+        Number of tasks that the classes of the only source are split into; None if each source is a task.
+    """
 
     sources: tuple[Source, ...]
     tasks: int | None = None

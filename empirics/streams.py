@@ -287,6 +287,8 @@ def build_stream(config: StreamConfig, tasks: Sequence[Task], frames: Sequence[p
     tasks : sequence of Task
     frames : sequence of DataFrame
         For each task, columns `text` and `label`.
+    rng : Generator
+        Deals the documents.
 
     Raises
     ------

@@ -40,11 +40,11 @@ class LowRankGaussians:
     Where a `Gaussians` is scored with or read, this can stand: distances, energies and log-determinants come from the
     factors, and the dense covariances and whiteners that bounds need are made when first asked for.
 
-    With ``y = psi^-1/2 (x - mu)`` and the thin singular value decomposition ``psi^-1/2 F = U diag(s) V'``,
+    With ``y = psi^-1/2 (x - mu)`` and the thin singular value decomposition ``psi^-1/2 F = U diag(s) V'``::
 
-        Q(x) = |y - U U'y|^2 + sum_j (u_j'y)^2 / (1 + s_j^2),      log det Lam = sum log psi + sum_j log(1 + s_j^2),
+        Q(x) = |y - U U'y|^2 + sum_j (u_j'y)^2 / (1 + s_j^2),      log det Lam = sum log psi + sum_j log(1 + s_j^2)
 
-    which is Woodbury's identity (Woodbury 1950) and the determinant lemma with the r x r capacitance ``I + V diag(s^2) V'``
+    This is Woodbury's identity (Woodbury 1950) and the determinant lemma with the r x r capacitance ``I + V diag(s^2) V'``
     in its own coordinates. The usual ``|y|^2 - |L^-1 F' psi^-1/2 y|^2`` with the capacitance's Cholesky factor L subtracts two
     numbers as large as the condition number to leave one of order d; here every term is a square, and the relative error
     grows as the root of the condition number.

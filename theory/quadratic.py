@@ -124,7 +124,7 @@ class QuadraticLaw:
         return self.c - squares.sum(axis=-1)
 
     def limit(self) -> Float[np.ndarray, " P"]:
-        """Supremum ``1 / (2 w_-)`` of the theta at which ``E exp(-theta M)`` is finite (``inf`` if w_- = 0)."""
+        """Supremum ``1 / (2 w_-)`` of the theta at which ``E exp(-theta M)`` is finite (``inf`` if ``w_- = 0``)."""
         with np.errstate(divide="ignore", over="ignore"):
             return 1 / (2 * self.least_weight())
 

@@ -2,7 +2,7 @@
 
 Of ``E Q_s = tr(P C) + D'P D`` and ``Var Q_s = 2 tr((P C)^2) + 4 D'P C P D``, with ``P = Lam_s^-1`` and ``D = nu - mu_s``, all
 pairs of ``tr(P C)`` are one product of a (C, d^2) with a (d^2, K) matrix, and the terms in D take d^2 operations a pair.
-``tr((P C)^2)`` is quadratic in both factors and takes d^3 a pair. One more product gives an upper bound of it:
+``tr((P C)^2)`` is quadratic in both factors and takes d^3 a pair. One more product gives an upper bound of it::
 
     tr((P C)^2) = |P C|_F^2 - |P C - C P|_F^2 / 2 <= |P C|_F^2 = <P^2, C^2>
 

@@ -4,7 +4,7 @@ What it serves: theory/README.md, pairs.
 
 The law of ``z'Az + b'z`` depends on the eigenvectors of A only through the sizes of b's coordinates in them, and those
 follow from two spectra. Householder reflections that bring b onto the first axis turn A into a tridiagonal T, and with
-``lam`` the eigenvalues of T and ``mu`` those of T without its first row and column, the two sides of
+``lam`` the eigenvalues of T and ``mu`` those of T without its first row and column, the two sides of ::
 
     b'(A - x)^-1 b = |b|^2 prod_i (mu_i - x) / prod_j (lam_j - x)
 

@@ -19,7 +19,17 @@ _DEPTH = 3
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a proof: what it says, the equation or inequality, and whether the machine confirmed it."""
+    """One step of a proof.
+
+    Attributes
+    ----------
+    claim : str
+        What it says.
+    expression : sympy.Basic
+        The equation or inequality.
+    holds : bool
+        Whether the machine confirmed it.
+    """
 
     claim: str
     expression: sympy.Basic

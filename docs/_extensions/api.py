@@ -1,0 +1,56 @@
+"""The Python API: a page for each module, made from its docstrings, and tables of modules."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from inspect import getdoc
+from pathlib import Path
+from pkgutil import walk_packages
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.util.typing import ExtensionMetadata
+
+PACKAGES = ("theory", "empirics")
+# The commands have a page of their own.
+_ELSEWHERE = "empirics.cli"
+_PAGE = "# {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"
+
+
+def modules(package: str) -> list[str]:
+    """Full names of a package's modules, itself first; those that only run something are left out."""
+    found = [module.name for module in walk_packages(import_module(package).__path__, f"{package}.")]
+    return [package, *sorted(name for name in found if name != _ELSEWHERE and not name.endswith(".__main__"))]
+
+
+def table(*names: str) -> str:
+    """Modules with the first sentence of what each says of itself."""
+    rows = []
+    for name in names:
+        summary = " ".join((getdoc(import_module(name)) or "").partition("\n\n")[0].split())
+        rows.append(f"{{py:mod}}`{name}`\n: {summary}\n")
+    return "\n".join(rows)
+
+
+def write_pages(app: Sphinx) -> None:
+    """Write the source of every module's page, and remove those of modules that are gone."""
+    folder = Path(app.srcdir) / "reference" / "api"
+    folder.mkdir(exist_ok=True)
+    pages = {folder / f"{name}.md": _PAGE.format(name=name) for package in PACKAGES for name in modules(package)}
+    for path in set(folder.glob("*.md")) - pages.keys():
+        path.unlink()
+    for path, text in pages.items():
+        path.write_text(text, "utf-8")
+
+
+def foreign(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """Skip what other packages wrote: imported names, and methods that scikit-learn adds to its estimators."""
+    home = getattr(member, "__module__", None)
+    return True if isinstance(home, str) and home.partition(".")[0] not in PACKAGES else None
+
+
+def setup(app: Sphinx) -> ExtensionMetadata:
+    """Write the pages before sources are looked for."""
+    app.connect("builder-inited", write_pages)
+    app.connect("autodoc-skip-member", foreign)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
