@@ -20,7 +20,7 @@ from empirics.query_law import fit_query_law
 from empirics.seeding import generator
 from empirics.signatures import Background, Projection, TaskSignature, fit_background, fit_projection, fit_task_signature, join_signatures
 from theory.errors import InputError
-from theory.ladder import HeldOut, ladder
+from theory.ladder import HeldOut, Ladder, ladder
 from theory.mixture import Rule, Signatures, well_specified
 
 _CLUSTERS = ("task", "mixture", "dp-mixture")
@@ -179,7 +179,7 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
         best = np.argmax(self._log_density(self._embed(X)), axis=1)
         return self.classes_[best]
 
-    def bounds(
+    def ladder(
         self,
         X: Any = None,
         y: Any = None,
@@ -187,7 +187,7 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
         query_law: QueryLawConfig | None = None,
         simulations: int = 100_000,
         confidence: float = 0.95,
-    ) -> pd.DataFrame:
+    ) -> Ladder:
         """Every rung of the ladder of bounds on the error of `predict`, overall and for each task.
 
         Without samples the query law is the signature itself, with all tasks equally frequent: what the error would be were the
@@ -208,8 +208,8 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
 
         Returns
         -------
-        DataFrame
-            As `theory.Ladder.frame`, and columns `law` and `name` (the task; None for overall).
+        Ladder
+            Tasks by their number in `classes_`; `theory.slack` tells where its bounds lose.
 
         Raises
         ------
@@ -232,10 +232,38 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
             weights = np.bincount(task) / task.size
             law = fit_query_law(z[:, None], task, task, weights, query_law or QueryLawConfig(), rng, name="held-out mixture")
             held_out = self._held_out(np.argmax(self._log_density(z), axis=1) != task, task)
-        found = ladder(rule, law, rng=rng, simulations=simulations, confidence=confidence, held_out=held_out, units="tasks")
+        return ladder(rule, law, rng=rng, simulations=simulations, confidence=confidence, held_out=held_out, units="tasks")
+
+    def bounds(
+        self,
+        X: Any = None,
+        y: Any = None,
+        *,
+        query_law: QueryLawConfig | None = None,
+        simulations: int = 100_000,
+        confidence: float = 0.95,
+    ) -> pd.DataFrame:
+        """The bounds of `ladder` as a table.
+
+        Parameters
+        ----------
+        X, y, query_law, simulations, confidence
+            As for `ladder`.
+
+        Returns
+        -------
+        DataFrame
+            As `theory.Ladder.frame`, and columns `law` and `name` (the task; None for overall).
+
+        Raises
+        ------
+        InputError
+            As `ladder`.
+        """
+        found = self.ladder(X, y, query_law=query_law, simulations=simulations, confidence=confidence)
         frame = found.frame().drop(columns="cluster")
         names = [None if pd.isna(k) else self.classes_[k] for k in frame["task"]]
-        return frame.assign(law=law.name, name=pd.Series(names, dtype=object))
+        return frame.assign(law=found.law, name=pd.Series(names, dtype=object))
 
     def _config(self) -> SignatureConfig:
         for name, known in (("clusters", _CLUSTERS), ("covariance", _COVARIANCES), ("rule", ("max", "mixture"))):

@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from empirics.config import QueryLawConfig
 from empirics.retriever import SignatureRetriever
-from theory import RUNGS, InputError, LowRankSignatures
+from theory import RUNGS, InputError, LowRankSignatures, slack
 from theory.certificates import certificate
 
 REFUSED = {"check_fit_score_takes_y": "it calls partial_fit with tasks that are known, and a signature is fitted once, not updated"}
@@ -168,6 +168,17 @@ def test_bounds_under_the_signature_and_under_held_out_samples():
     overall = table[table["level_of"] == "overall"].set_index("rung")["value"]
     assert error <= overall[["L3", "L5", "L8"]].min()
     assert pd.isna(table.iloc[0]["name"])
+
+
+def test_the_ladder_is_that_of_the_table_and_can_be_taken_apart():
+    X, y = tasks()
+    held = tasks(seed=1)
+    model = SignatureRetriever().fit(X, y)
+    found, table = model.ladder(*held, simulations=2000), model.bounds(*held, simulations=2000)
+    overall = table[table["level_of"] == "overall"].set_index("rung")["value"]
+    assert {name: bound.value for name, bound in found.overall.items()} == overall.to_dict()
+    apart = slack(found)
+    assert set(apart["rung"]) == set(RUNGS) and apart["task"].dropna().unique().tolist() == [0, 1, 2]
 
 
 def test_bounds_take_settings_of_the_query_law():
