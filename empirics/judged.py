@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Int
 
 from empirics.compare import Distances, judge_law, judge_rung
@@ -13,6 +14,7 @@ from empirics.report import Unit
 from theory.bound import Bound
 from theory.certificates import Measured
 from theory.ladder import Ladder
+from theory.slack import slack
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,13 @@ class Judged:
     ladder: Ladder
     overall: Unit
     tasks: tuple[Unit, ...]
+
+    def slack(self) -> pd.DataFrame:
+        """Where each rung's excess over the measured error comes from, overall and per task (`theory.slack.slack`)."""
+        units = [("overall", None), *(("task", k) for k in self.ladder.tasks)]
+        intervals = [unit.measured for unit in (self.overall, *self.tasks)]
+        measured = {key: Measured(i.errors, i.n, i.confidence) for key, i in zip(units, intervals, strict=True)}
+        return slack(self.ladder, measured)
 
 
 def judge_ladder(

@@ -196,6 +196,8 @@ def test_a_law_that_fits_is_kept_and_its_rungs_stand():
     assert judged.overall.law.verdict == "not rejected" and 0.8 < judged.overall.law.overdispersion_law < 1.25
     assert all(judged.overall.rungs[name].guarantee for name in ("L3", "L5", "L8"))
     assert judged.overall.rungs["L5"].value == judged.ladder.overall["L5"].value
+    row = judged.slack().query("level_of == 'overall' and rung == 'L5'").iloc[0]
+    assert row["reference"] == wrong.mean() and row["total"] == pytest.approx(np.log10(row["value"] / wrong.mean()), abs=1e-9)
 
 
 def test_rungs_under_a_law_that_does_not_fit_are_no_guarantees():
