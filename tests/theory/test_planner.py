@@ -17,7 +17,6 @@ from scipy.special import gammaln, log_ndtr
 
 from theory import Assumption, Bound, InputError, Rule, Signatures, ladder, margins, well_specified
 from theory import planner as module
-from theory.canonical import canonical_signatures
 from theory.planner import (
     PLANNED_RUNGS,
     Plan,
@@ -32,9 +31,18 @@ from theory.planner import (
 )
 
 
+def _simplex(d: int, tasks: int, components: int, delta: float) -> Signatures:
+    """Unit Gaussians whose means all lie at squared distance d delta from each other."""
+    K = tasks * components
+    left, sizes, _ = np.linalg.svd(np.eye(K) - 1 / K)
+    means = np.zeros((K, d))
+    means[:, : K - 1] = left[:, : K - 1] * sizes[: K - 1] * math.sqrt(d * delta / 2)
+    return Signatures(means, np.stack([np.eye(d)] * K), np.repeat(np.arange(tasks), components))
+
+
 @functools.cache
 def _overall(d, tasks, components, delta):
-    return ladder(canonical_signatures(d, tasks, delta, components), simulations=0).overall
+    return ladder(_simplex(d, tasks, components, delta), simulations=0).overall
 
 
 def _ladder(d, tasks, components, delta, rung):
@@ -126,7 +134,7 @@ def test_tasks_without_an_answer_and_beyond_the_floats():
 def test_least_batch_on_explicit_signatures(tasks, components, delta, eps):
     d = 10
     plan = batch_for(tasks, components, d, delta, eps)
-    sig = canonical_signatures(d, tasks, delta, components)
+    sig = _simplex(d, tasks, components, delta)
     found = margins(Rule(sig), well_specified(sig))
     # l = 1/4 on energies, which are twice the log-likelihoods: the components of wrong task 1 under a query from component 0.
     rows = (found.component == 0) & (sig.task[found.wrong] == 1)
@@ -139,7 +147,7 @@ def test_least_batch_on_explicit_signatures(tasks, components, delta, eps):
 def test_a_planned_batch_errs_no_more_than_planned():
     tasks, components, d, delta, eps = 4, 2, 8, 1.0, 0.1
     plan = batch_for(tasks, components, d, delta, eps)
-    sig, rng, B, batches = canonical_signatures(d, tasks, delta, components), np.random.default_rng(0), plan.answer, 4000
+    sig, rng, B, batches = _simplex(d, tasks, components, delta), np.random.default_rng(0), plan.answer, 4000
     assert B > 1
     task = rng.integers(0, tasks, batches)
     chosen = np.repeat(task * components, B) + rng.integers(0, components, batches * B)
@@ -187,7 +195,7 @@ def test_one_base_that_says_nothing_spoils_its_task_and_the_whole():
 
 def _plug_in_errors(n, d, tasks, components, delta, rng, draws, queries):
     """Errors of signatures drawn afresh; queries of one draw are dependent, so each draw counts as its rate."""
-    truth = canonical_signatures(d, tasks, delta, components)
+    truth = _simplex(d, tasks, components, delta)
     rates = np.empty(draws)
     for j in range(draws):
         x = truth.means[:, None] + rng.standard_normal((len(truth), n, d))
