@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from empirics.report import Unit
+from empirics.report import Report, Unit
 from theory.errors import InputError
 from theory.finite import own_distance
 from theory.mixture import Rule, Signatures
@@ -52,7 +52,10 @@ def rung_table(units: Sequence[Unit]) -> pd.DataFrame:
 
 
 def own_distance_table(
-    measured: Float[np.ndarray, " n"], dimension: int, count: int | None = None, law: Float[np.ndarray, " p"] | None = None
+    measured: Float[np.ndarray, " n"],
+    dimension: int,
+    count: int | Int[np.ndarray, " n"] | None = None,
+    law: Float[np.ndarray, " p"] | None = None,
 ) -> pd.DataFrame:
     """How often a squared own distance exceeds each measured one: measured, under chi-square, under F, and under the query law.
 
@@ -62,9 +65,9 @@ def own_distance_table(
         Squared Mahalanobis distances to the own component.
     dimension : int
         Degrees of freedom d of the chi-square, which a query of the signature's own law would follow.
-    count : int, optional
-        Samples of the component's mean and covariance. F is exact for the plain sample covariance only; a shrunk one has no such law
-        (theory/README.md, finite samples).
+    count : int or (n,) int array, optional
+        Samples of the mean and covariance of the component of each distance; with several counts F stands for the mixture of their
+        laws. F is exact for the plain sample covariance only; a shrunk one has no such law (theory/README.md, finite samples).
     law : (p,) array, optional
         Draws from the query law.
 
@@ -72,12 +75,12 @@ def own_distance_table(
     -------
     DataFrame
         Rows in ascending order of `distance`: `measured` is the share of distances at least as large, `low` and `high` its band, which
-        holds at every distance at once with 95% (Massart 1990), `chi_square`, `f` (NaN without a count above d) and `query_law`.
+        holds at every distance at once with 95% (Massart 1990), `chi_square`, `f` (NaN unless every count exceeds d) and `query_law`.
 
     Raises
     ------
     InputError
-        For no distances, ones that are negative or not finite, or a dimension below one.
+        For no distances, ones that are negative or not finite, counts that do not fit them, or a dimension below one.
     """
     distance = np.sort(np.asarray(measured, dtype=np.float64))
     if distance.ndim != 1 or not distance.size or not np.isfinite(distance).all() or distance[0] < 0:
@@ -96,10 +99,64 @@ def own_distance_table(
             "low": np.maximum(share - band, 0.0),
             "high": np.minimum(share + band, 1.0),
             "chi_square": stats.chi2.sf(distance, dimension),
-            "f": own_distance(count, dimension).sf(distance) if count is not None and count > dimension else np.nan,
+            "f": _f_exceeded(distance, dimension, count),
             "query_law": np.nan if law is None else 1 - np.searchsorted(np.sort(law), distance) / len(law),
         }
     )
+
+
+def _f_exceeded(distance: Float[np.ndarray, " n"], dimension: int, count: int | Int[np.ndarray, " n"] | None) -> Any:
+    """Probability of a larger plug-in distance under F, averaged over the counts."""
+    if count is None:
+        return np.nan
+    sizes, times = np.unique(count, return_counts=True)
+    if np.ndim(count) and len(count) != len(distance):
+        raise InputError("count", f"holds {len(count)} for {len(distance)} distances; give one, or one for each")
+    if (sizes <= dimension).any():
+        return np.nan
+    return np.average([own_distance(int(n), dimension).sf(distance) for n in sizes], axis=0, weights=times)
+
+
+def prediction_table(reports: Sequence[Report], arm: str) -> pd.DataFrame:
+    """Measured error of an arm, and what each query law fitted to held-out documents predicts, over runs of several dimensions.
+
+    Columns `dimension`, `arm`, `law`, `n`, `measured`, `low`, `high`, `predicted`, `predicted_low`, `predicted_high`, `verdict`, in
+    ascending dimension; of runs of one dimension the first counts.
+
+    Raises
+    ------
+    InputError
+        If a run has no such arm.
+    """
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    for report in reports:
+        own = [one for one in report.arms if one.arm == arm]
+        if not own:
+            raise InputError("arm", f"{arm!r} is not in every run; choose from {', '.join(dict.fromkeys(one.arm for one in report.arms))}")
+        for one in own:
+            law, measured = one.overall.law, one.overall.measured
+            row = {"dimension": one.dimension, "arm": arm, "law": one.law, "n": measured.n, "measured": measured.error}
+            row |= {"low": measured.low, "high": measured.high, "predicted": law.predicted}
+            row |= {"predicted_low": law.predicted_low, "predicted_high": law.predicted_high, "verdict": law.verdict}
+            rows.setdefault((one.dimension, one.law), row)
+    return pd.DataFrame(rows.values()).sort_values("dimension", kind="stable", ignore_index=True).astype({"predicted": "float64"})
+
+
+def matrix_table(matrix: Sequence[Sequence[float]], names: Sequence[str]) -> pd.DataFrame:
+    """A stage matrix as rows: columns `stage` (from 1), `task`, `share`; tasks not learned yet have no row.
+
+    Raises
+    ------
+    InputError
+        If the matrix is not so long, or holds what is no share.
+    """
+    m = len(names)
+    if not m or len(matrix) != m or any(len(row) < i + 1 for i, row in enumerate(matrix)):
+        raise InputError("matrix", f"needs {m} rows, row i with at least i + 1 entries")
+    rows = [{"stage": i + 1, "task": names[j], "share": float(matrix[i][j])} for i in range(m) for j in range(i + 1)]
+    if not all(0 <= row["share"] <= 1 for row in rows):
+        raise InputError("matrix", "holds what is no share between 0 and 1")
+    return pd.DataFrame(rows)
 
 
 def decomposition_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
@@ -255,6 +312,49 @@ def embedding_table(plane: Plane, z: Float[np.ndarray, "n d"], task: Int[np.ndar
     return pd.DataFrame({"task": [names[k] for k in task], "x": x, "y": y})
 
 
-def bare(rule: Rule | Signatures) -> Signatures:
-    """The signatures of a rule."""
-    return rule.signatures if isinstance(rule, Rule) else rule
+def ellipse_table(plane: Plane, signatures: Signatures, components: Int[np.ndarray, " K"], names: Sequence[str]) -> pd.DataFrame:
+    """Signature components in a plane: columns `task`, `x`, `y` (mean), `xx`, `xy`, `yy` (covariance)."""
+    covariances = plane.basis.T @ signatures.covariances[components] @ plane.basis
+    x, y = plane.points(signatures.means[components]).T
+    return pd.DataFrame(
+        {
+            "task": [names[k] for k in signatures.task[components]],
+            "x": x,
+            "y": y,
+            "xx": covariances[:, 0, 0],
+            "xy": covariances[:, 0, 1],
+            "yy": covariances[:, 1, 1],
+        }
+    )
+
+
+def plane_table(
+    z: Float[np.ndarray, "n S d"], task: Int[np.ndarray, " n"], rule: Rule | Signatures, names: Sequence[str], space: int = 0
+) -> pd.DataFrame:
+    """Documents and signatures of one space in the plane in which the signatures' means spread most.
+
+    Columns `kind` ("document" or "signature"), `task`, `x`, `y`, for signatures also their covariance `xx`, `xy`, `yy`; and `share`,
+    how much of the documents' variance lies in the plane.
+
+    Parameters
+    ----------
+    z : (n, S, d) array
+        In one shared space, or in one for each task.
+    task : (n,) int array
+    rule : Rule or Signatures
+        In a task's own space only its components count.
+    names : sequence of str
+    space : int
+
+    Raises
+    ------
+    InputError
+        For shapes that do not fit, or a space that does not exist.
+    """
+    signatures = rule.signatures if isinstance(rule, Rule) else rule
+    seen, components = seen_from(np.asarray(z, dtype=np.float64), signatures, space)
+    plane = spread_plane(signatures.means[components], seen)
+    documents = embedding_table(plane, seen, task, names).assign(kind="document")
+    ellipses = ellipse_table(plane, signatures, components, names).assign(kind="signature")
+    columns = ["kind", "task", "x", "y", "xx", "xy", "yy"]
+    return pd.concat([documents, ellipses]).reindex(columns=columns).assign(share=plane.share).reset_index(drop=True)

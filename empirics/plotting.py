@@ -14,24 +14,31 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
 
 from empirics.figure_tables import (
-    bare,
     batch_table,
     decomposition_table,
-    embedding_table,
+    matrix_table,
     own_distance_table,
     phase_table,
+    plane_table,
     rung_table,
-    seen_from,
-    spread_plane,
 )
 from empirics.report import Unit
 from theory import palette
-from theory.errors import InputError
 from theory.mixture import Rule, Signatures
-from theory.plotting import axes_or_new, draw_bounds, draw_rate, error_scale, key_of_marks, need_columns, plot_gaussians
+from theory.plotting import (
+    BELOW,
+    axes_or_new,
+    draw_bounds,
+    draw_rate,
+    error_scale,
+    key_of_marks,
+    literal,
+    log_ticks,
+    need_columns,
+    plot_gaussians,
+)
 
 _SIZE = 4.0
 
@@ -39,8 +46,8 @@ _SIZE = 4.0
 def plot_rungs(units: Sequence[Unit], *, ax: Axes | None = None) -> Axes:
     """Measured error against every rung, a row for each unit, on a logarithmic axis.
 
-    A band spans the measured interval: a bound to the left of it is contradicted, and crossed. On the right stands which law was
-    rejected, or which assumption broke. Rungs that are vacuous for every unit are named below instead of being drawn in every row.
+    A band spans the measured interval: a bound to the left of it is contradicted, and crossed. Below a unit's name stands that its
+    law was rejected, or which assumption broke. Rungs that are vacuous for every unit are named below instead of being drawn in every row.
 
     Parameters
     ----------
@@ -58,35 +65,35 @@ def plot_rungs(units: Sequence[Unit], *, ax: Axes | None = None) -> Axes:
     silent = [name for name, rows in table.groupby("rung", sort=False) if rows["vacuous"].all()]
     shown = [name for name in dict.fromkeys(table["rung"]) if name not in silent]
     rows = table[table["rung"].isin(shown)] if shown else table
-    edge = error_scale(ax, [*table["measured"], *table["low"], *table["high"], *rows["value"]], strip=True)
+    edge, _ = error_scale(ax, [*table["measured"], *table["low"], *table["high"], *rows["value"]], strip=True)
     for j, unit in enumerate(units):
         low = max(unit.measured.low, ax.get_xlim()[0])
         ax.barh(j, unit.measured.high - low, 0.9, low, color=palette.LIGHT, edgecolor="none", zorder=0, label=f"_{unit.name} band")
         draw_rate(ax, j - 0.27, unit.measured, label=f"_{unit.name} measured")
-        broken = [name for name, rung in unit.rungs.items() if not rung.holds]
-        levels = dict.fromkeys(unit.rungs[name].level for name in broken)
-        verdict = f"{', '.join(levels)} broke" if broken else "law rejected" if unit.law.verdict == "rejected" else ""
-        ax.text(1.02, j, verdict, transform=ax.get_yaxis_transform(), va="center", color=palette.BROKEN if broken else palette.GREY)
     for name in shown:
         rungs = [unit.rungs[name] for unit in units]
         draw_bounds(ax, [j + 0.17 for j in range(len(units))], rungs, name, edge, [unit.measured for unit in units])
-    handles = key_of_marks(shown, contradicted=not table["holds"].all(), rejected=bool((~table["guarantee"] & ~table["vacuous"]).any()))
-    if silent:
-        handles.append(Patch(facecolor="none", edgecolor="none", label=f"vacuous throughout: {', '.join(silent)}"))
-    ax.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.4, -0.12), ncols=5, frameon=False, columnspacing=1.0, handletextpad=0.2
-    )
-    ax.set_yticks(range(len(units)), [unit.name for unit in units])
+    rejected = "no guarantee" if (~table["guarantee"] & ~table["vacuous"]).any() else ""
+    handles = key_of_marks(shown, contradicted="" if table["holds"].all() else "contradicted", rejected=rejected)
+    ax.legend(handles=handles, **BELOW, ncols=5, frameon=False, columnspacing=1.0, handletextpad=0.2)
+    ax.set_yticks(range(len(units)), [_with_verdict(unit) for unit in units])
     ax.set_ylim(len(units) - 0.5, -0.5)
-    ax.set_xlabel("retrieval error")
+    ax.set_xlabel("\n".join(["retrieval error", *([f"vacuous throughout: {', '.join(silent)}"] if silent else [])]))
     return ax
+
+
+def _with_verdict(unit: Unit) -> str:
+    """The name of a unit, and below it what of its assumptions broke: which level under a contradicted rung, or the query law."""
+    broken = dict.fromkeys(rung.level for rung in unit.rungs.values() if not rung.holds)
+    verdict = f"{', '.join(broken)} broke" if broken else "law rejected" if unit.law.verdict == "rejected" else ""
+    return "\n".join(filter(None, (literal(unit.name), verdict)))
 
 
 def plot_own_distances(
     measured: Float[np.ndarray, " n"],
     *,
     dimension: int,
-    count: int | None = None,
+    count: int | Int[np.ndarray, " n"] | None = None,
     law: Float[np.ndarray, " p"] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -108,7 +115,7 @@ def plot_own_distances(
     ax.step(edge[1:], table["measured"], where="pre", color=palette.MEASURED, linewidth=1.2, label="measured")
     for column, label, style in (
         ("chi_square", rf"$\chi^2_{{{dimension}}}$", palette.Style(palette.BLUE, "", "--")),
-        ("f", f"F, n = {count}", palette.Style(palette.ORANGE, "", "-.")),
+        ("f", "F, by samples", palette.Style(palette.ORANGE, "", "-.")),
         ("query_law", "query law", palette.Style(palette.GREEN, "", ":")),
     ):
         line = table[table[column] > 0]
@@ -116,6 +123,7 @@ def plot_own_distances(
             ax.plot(line["distance"], line[column], color=style.colour, linestyle=style.line, linewidth=1.2, label=label)
     ax.set_yscale("log")
     ax.set_ylim(least, 1.2)
+    log_ticks(ax, "y", least, 1.2)
     ax.set_xlabel("squared own distance")
     ax.set_ylabel("share beyond")
     ax.legend(frameon=False)
@@ -176,6 +184,7 @@ def plot_prediction(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                     label=label,
                     zorder=5,
                 )
+    ax.set_ylim(top=min(1.0, 2.0 * max(frame["high"].max(), frame["predicted_high"].max())))
     ticks = once["dimension"].tolist()
     ax.set_xticks(ticks, [str(d) for d in ticks])
     ax.minorticks_off()
@@ -201,27 +210,18 @@ def plot_retrieval_matrix(matrix: Sequence[Sequence[float]], names: Sequence[str
     InputError
         If the matrix is not so long, or holds what is no share.
     """
-    m = len(names)
-    if not m or len(matrix) != m or any(len(row) < i + 1 for i, row in enumerate(matrix)):
-        raise InputError("matrix", f"needs {m} rows, row i with at least i + 1 entries")
+    table, m = matrix_table(matrix, names), len(names)
     full = np.full((m, m), np.nan)
-    for i, row in enumerate(matrix):
-        full[i, : i + 1] = row[: i + 1]
-    seen = full[np.tri(m, dtype=bool)]
-    if not ((seen >= 0) & (seen <= 1)).all():
-        raise InputError("matrix", "holds what is no share between 0 and 1")
+    full[np.tri(m, dtype=bool)] = table["share"]
     ax = axes_or_new(ax)
     # One scale for every matrix, so that two can be compared. A mesh stays a vector; an image would not.
-    ax.pcolormesh(
-        np.arange(m + 1), np.arange(m + 1), np.ma.masked_invalid(full), cmap="cividis", vmin=0, vmax=1, edgecolors="white", linewidth=0.5
-    )
-    for i in range(m):
-        for j in range(i + 1):
-            colour = "white" if full[i, j] < 0.5 else "black"
-            ax.text(
-                j + 0.5, i + 0.5, f"{full[i, j]:.2f}".removeprefix("0") if full[i, j] < 1 else "1", ha="center", va="center", color=colour
-            )
-    ax.set_xticks(np.arange(m) + 0.5, names, rotation=35, ha="right", rotation_mode="anchor")
+    mesh = np.ma.masked_invalid(full)
+    edges = np.arange(m + 1)
+    ax.pcolormesh(edges, edges, mesh, cmap="cividis", vmin=0, vmax=1, edgecolors="white", linewidth=0.5)
+    for i, j in zip(*np.tril_indices(m), strict=True):
+        text = "1" if full[i, j] == 1 else f"{min(full[i, j], 0.994):.2f}".removeprefix("0")
+        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", color="white" if full[i, j] < 0.5 else "black")
+    ax.set_xticks(np.arange(m) + 0.5, [literal(name) for name in names], rotation=35, ha="right", rotation_mode="anchor")
     ax.set_yticks(np.arange(m) + 0.5, [str(i + 1) for i in range(m)])
     ax.set_ylim(m, 0)
     ax.set_ylabel("after stage")
@@ -261,7 +261,7 @@ def plot_decomposition(comparison: Mapping[str, Any], *, ax: Axes | None = None)
 
 
 def _shown(row: Any) -> str:
-    return f"({row.method})" if row.role == "control" else row.method
+    return literal(f"({row.method})" if row.role == "control" else row.method)
 
 
 def plot_batch_leak(comparison: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
@@ -303,7 +303,7 @@ def plot_batch_leak(comparison: Mapping[str, Any], *, ax: Axes | None = None) ->
     ax.set_xlabel("documents known to be of one task, scored together")
     ax.set_ylabel("retrieval error")
     ax.set_title("leak control, not a method")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=3, frameon=False, columnspacing=1.0)
+    ax.legend(**BELOW, ncols=3, frameon=False, columnspacing=1.0)
     return ax
 
 
@@ -336,21 +336,22 @@ def plot_embedding(
     InputError
         For shapes that do not fit.
     """
-    signatures, z = bare(rule_or_signatures), np.asarray(z, dtype=np.float64)
-    z, components = seen_from(z[:, None] if z.ndim == 2 else z, signatures, space)
-    plane = spread_plane(signatures.means[components], z)
-    table = embedding_table(plane, z, task, names)
+    z = np.asarray(z)
+    table = plane_table(z[:, None] if z.ndim == 2 else z, task, rule_or_signatures, names, space)
     ax = axes_or_new(ax)
+    documents, ellipses = table[table["kind"] == "document"], table[table["kind"] == "signature"]
     for k, name in enumerate(names):
-        rows, style = table[table["task"] == name], palette.series(k)
-        ax.plot(rows["x"], rows["y"], style.marker, color=style.colour, markersize=_SIZE - 2, markeredgewidth=0, alpha=0.6, label=name)
-    covariances = plane.basis.T @ signatures.covariances[components] @ plane.basis
-    styles = [palette.series(int(k)) for k in signatures.task[components]]
-    plot_gaussians(plane.points(signatures.means[components]), covariances, styles=styles, ax=ax)
-    ax.set_xlabel(f"plane of the signatures' means: {plane.share:.0%} of the variance")
+        rows, style = documents[documents["task"] == name], palette.series(k)
+        ax.plot(
+            rows["x"], rows["y"], style.marker, color=style.colour, markersize=_SIZE - 2, markeredgewidth=0, alpha=0.6, label=literal(name)
+        )
+    covariances = ellipses[["xx", "xy", "xy", "yy"]].to_numpy().reshape(-1, 2, 2)
+    styles = [palette.series(list(names).index(name)) for name in ellipses["task"]]
+    plot_gaussians(ellipses[["x", "y"]].to_numpy(), covariances, styles=styles, ax=ax)
+    ax.set_xlabel(f"plane of the signatures' means: {table['share'].iloc[0]:.0%} of the variance")
     ax.set_xticks([])
     ax.set_yticks([])
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False, markerscale=2)
+    ax.legend(**BELOW, ncols=2, frameon=False, markerscale=2)
     return ax
 
 
@@ -375,7 +376,7 @@ def plot_phases(run: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
     for j, row in enumerate(table.itertuples()):
         memory = "" if np.isnan(row.peak_bytes) else f", {row.peak_bytes / 2**30:.2f} GiB"
         ax.annotate(f"{row.seconds:.1f} s{memory}", (row.seconds, j), xytext=(3, 0), textcoords="offset points", va="center")
-    ax.set_yticks(at, table["phase"])
+    ax.set_yticks(at, [literal(name) for name in table["phase"]])
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.margins(x=0.35)
     ax.set_xlim(left=0)

@@ -37,8 +37,9 @@ class Style:
     line: str = "-"
 
 
-# One colour a family: one exponent, split, Chernoff, exact pairs, limits of samples, moments.
+# One colour a family: the error itself, one exponent, split, Chernoff, exact pairs, limits of samples, moments.
 RUNGS = {
+    "exact": Style(BLACK, ".", "-"),
     "L1": Style(ORANGE, "o", "-"),
     "L1b": Style(ORANGE, "s", "--"),
     "L2": Style(SKY, "^", "-"),

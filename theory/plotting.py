@@ -8,6 +8,7 @@ among n is an arrow from the interval's upper limit.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
@@ -26,6 +27,9 @@ from theory.slack import PIECES
 # Probabilities below this are drawn at it: a little further down the floats end.
 _LEAST = 1e-300
 _SIZE = 5.0
+# Where a legend goes that would hide something inside: below the labels of the axis, however tall the axes are.
+BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 5.0}
+_DOLLAR = re.compile(r"(?<!\\)\$")
 Direction = Literal["x", "y"]
 
 
@@ -80,12 +84,47 @@ def need_columns(frame: pd.DataFrame, *names: str) -> None:
         raise InputError("frame", "has no rows")
 
 
+def literal(text: str) -> str:
+    """Text in which a dollar sign is one, not the start of mathematics; what is escaped already stays so."""
+    return _DOLLAR.sub(r"\$", text)
+
+
 def probability(log_value: float) -> float:
     """A probability from its logarithm, no less than what an axis can show."""
     return math.exp(max(log_value, math.log(_LEAST)))
 
 
-def error_scale(ax: Axes, values: Iterable[float], direction: Direction = "x", strip: bool = True) -> float:
+def log_ticks(ax: Axes, direction: Direction, low: float, high: float, *extra: tuple[float, str]) -> None:
+    """Ticks of a logarithmic axis from `low` to `high` as plain numbers or powers of ten, some five of them, and some extra ones."""
+    orders = math.log10(high / low)
+    steps = (1, 2, 5) if orders < 1.7 else (1,)
+    every = max(1, math.ceil(orders / 5))
+    # Counted from one, so that one is a tick wherever it is in sight.
+    first = every * math.floor(math.log10(low) / every)
+    exact = [m * 10.0**k for k in range(first, math.ceil(math.log10(high)) + 1, every) for m in steps]
+    shown = [(t, _number(t)) for t in exact if low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]
+    axis = ax.xaxis if direction == "x" else ax.yaxis
+    where, labels = zip(*shown, *extra, strict=True) if shown or extra else ((), ())
+    axis.set_major_locator(FixedLocator(where))
+    axis.set_major_formatter(FixedFormatter(labels))
+    axis.set_minor_locator(NullLocator())
+
+
+def _number(t: float) -> str:
+    return f"{t:g}" if 5e-4 < t < 2e4 else f"$10^{{{round(math.log10(t))}}}$"
+
+
+def log_scale(ax: Axes, direction: Direction, values: Iterable[float]) -> None:
+    """Make one axis logarithmic about positive values, with readable ticks."""
+    known = [v for v in values if v > 0 and math.isfinite(v)]
+    low, high = min(known), max(known)
+    room = max((high / low) ** 0.05, 1.05)
+    (ax.set_xscale if direction == "x" else ax.set_yscale)("log")
+    (ax.set_xlim if direction == "x" else ax.set_ylim)(low / room, high * room)
+    log_ticks(ax, direction, low / room, high * room)
+
+
+def error_scale(ax: Axes, values: Iterable[float], direction: Direction = "x", strip: bool = True) -> tuple[float, float]:
     """Make one axis a logarithmic one of error rates up to one, with a strip beyond it for vacuous bounds.
 
     Parameters
@@ -99,31 +138,21 @@ def error_scale(ax: Axes, values: Iterable[float], direction: Direction = "x", s
 
     Returns
     -------
-    float
-        Where vacuous bounds stand.
+    middle, edge : float
+        Of the strip, where vacuous bounds stand.
     """
     known = [min(v, 1.0) for v in values if v > 0 and math.isfinite(v)]
     low = max(min([*known, 0.3]) / 1.6, _LEAST)
-    orders = -math.log10(low)
-    axis = ax.xaxis if direction == "x" else ax.yaxis
+    edge = low ** -(0.15 if strip else 0.02)
     (ax.set_xscale if direction == "x" else ax.set_yscale)("log")
-    edge = 10 ** (0.11 * orders) if strip else 10 ** (0.02 * orders)
     (ax.set_xlim if direction == "x" else ax.set_ylim)(low, edge)
-    steps = (1, 2, 5) if orders < 1.7 else (1,)
-    every = max(1, math.ceil(orders / 5))
-    ticks = [m * 10.0**k for k in range(-every * math.ceil(orders / every), 1, every) for m in steps if low <= m * 10.0**k <= 1.0000001]
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(FixedFormatter([f"{t:g}" if t > 5e-4 else f"$10^{{{round(math.log10(t))}}}$" for t in ticks]))
-    axis.set_minor_locator(NullLocator())
     middle = math.sqrt(edge)
+    # On a line of its own, or at the far end: "1" stands close by.
+    name = (middle, "\nvacuous") if direction == "x" else (edge, "vacuous")
+    log_ticks(ax, direction, low, 1.0, *([name] if strip else []))
     if strip:
-        span = ax.axvspan if direction == "x" else ax.axhspan
-        span(1.0, edge, facecolor=palette.LIGHT, edgecolor="none", zorder=0)
-        if direction == "x":
-            ax.text(middle, 0.5, "vacuous", rotation=90, transform=ax.get_xaxis_transform(), ha="center", va="center", color=palette.GREY)
-        else:
-            ax.text(0.5, middle, "vacuous", transform=ax.get_yaxis_transform(), ha="center", va="center", color=palette.GREY)
-    return middle
+        (ax.axvspan if direction == "x" else ax.axhspan)(1.0, edge, facecolor=palette.LIGHT, edgecolor="none", zorder=0)
+    return middle, edge
 
 
 def draw_rate(
@@ -143,7 +172,14 @@ def draw_rate(
         return
     end, start = ((0, at), (rate.high, at)) if along == "x" else ((at, 0), (at, rate.high))
     transform = ax.get_yaxis_transform() if along == "x" else ax.get_xaxis_transform()
-    ax.annotate("", end, start, xycoords=transform, textcoords="data", arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.0})
+    ax.annotate(
+        "",
+        end,
+        start,
+        xycoords=transform,
+        textcoords="data",
+        arrowprops={"arrowstyle": "->,head_length=0.25,head_width=0.15", "color": colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0},
+    )
     put([rate.high], linestyle="none", marker="|" if along == "x" else "_", markersize=_SIZE, label=label or "_none seen", zorder=4)
 
 
@@ -187,18 +223,18 @@ def draw_bounds(
             ax.plot(x, y, "_", color=style.colour, markersize=_SIZE + 4, markeredgewidth=0.8, label=f"_{name} struck", zorder=5)
 
 
-def key_of_marks(names: Sequence[str] = (), contradicted: bool = False, rejected: bool = True) -> list[Line2D]:
-    """Handles of a legend: the rungs, and what filled, hollow and crossed mean."""
+def key_of_marks(names: Sequence[str] = (), contradicted: str = "", rejected: str = "no guarantee") -> list[Line2D]:
+    """Handles of a legend: the rungs, and what struck through and crossed mean, where either occurs."""
 
     def mark(marker: str, colour: str, face: str, label: str) -> Line2D:
         return Line2D([], [], linestyle="none", marker=marker, color=colour, markerfacecolor=face, markersize=_SIZE, label=label)
 
     handles = [mark(palette.rung(name).marker, palette.rung(name).colour, palette.rung(name).colour, name) for name in names]
     if rejected:
-        handles.append(mark("$\u2013\\!\\circ\\!\u2013$", palette.GREY, "white", "no guarantee"))
+        handles.append(mark("$\u2013\\!\\circ\\!\u2013$", palette.GREY, "white", rejected))
         handles[-1].set_markersize(_SIZE * 2.2)
     if contradicted:
-        handles.append(mark("x", palette.BROKEN, "none", "contradicted"))
+        handles.append(mark("x", palette.BROKEN, "none", contradicted))
     return handles
 
 
@@ -224,7 +260,7 @@ def plot_ladder(rungs: Mapping[str, Limit], *, measured: Rate | None = None, ax:
     names = list(rungs)
     rates = [measured.low, measured.error, measured.high] if measured is not None else []
     values = [probability(rung.log_value) for rung in rungs.values()]
-    edge = error_scale(ax, [*values, *rates], strip=any(rung.vacuous for rung in rungs.values()))
+    edge, _ = error_scale(ax, [*values, *rates], strip=any(rung.vacuous for rung in rungs.values()))
     if measured is not None:
         ax.axvspan(measured.low or ax.get_xlim()[0], measured.high, facecolor=palette.LIGHT, edgecolor="none", zorder=0)
         draw_rate(ax, -1, measured, label="measured")
@@ -247,7 +283,7 @@ def plot_slack(frame: pd.DataFrame, *, scale: Literal["log10", "probability"] = 
     ----------
     frame : DataFrame
         Rows of `theory.slack.slack` for one unit, one a rung. Pieces are laid from the rung's value back, so that a piece that is not
-        defined (no error seen, no simulation) ends the row there.
+        defined (no error seen, no simulation) ends the row there. With a column `guarantee`, a bound that is none is struck through.
     scale : {"log10", "probability"}
         That of the frame.
     ax : Axes, optional
@@ -281,16 +317,11 @@ def plot_slack(frame: pd.DataFrame, *, scale: Literal["log10", "probability"] = 
                 y, stop - start, height, start, facecolor=colour, edgecolor="white", hatch=hatch, linewidth=0, label=f"_{row.rung} {piece}"
             )
             ax.plot([stop, stop], [y, y + height], color=palette.BLACK, linewidth=0.6, label="_step")
-        ax.plot(
-            [row.value],
-            [j + 0.27],
-            "d",
-            color=palette.BLACK,
-            markerfacecolor="white" if row.vacuous else palette.BLACK,
-            markersize=_SIZE - 1,
-            label=f"_{row.rung} value",
-            clip_on=False,
-        )
+        stands = getattr(row, "guarantee", True) and not row.vacuous
+        marks = {"color": palette.BLACK, "markersize": _SIZE - 1, "clip_on": False}
+        ax.plot([row.value], [j + 0.27], "d", markerfacecolor="black" if stands else "white", label=f"_{row.rung} value", **marks)
+        if not stands and not row.vacuous:
+            ax.plot([row.value], [j + 0.27], "_", **marks | {"markersize": _SIZE + 3}, label=f"_{row.rung} struck")
     for reference in references:
         ax.axvline(reference, color=palette.MEASURED, linewidth=0.8, linestyle="--", label="measured")
     used = [piece for piece in PIECES if any(piece == p for row in steps.values() for p, _, _ in row)]
@@ -300,7 +331,9 @@ def plot_slack(frame: pd.DataFrame, *, scale: Literal["log10", "probability"] = 
         Line2D([], [], linestyle="none", marker="d", color=palette.BLACK, markerfacecolor=face, markersize=_SIZE - 1, label=label)
         for face, label in ((palette.BLACK, "bound"), ("white", "vacuous"))
     ]
-    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, frameon=False)
+    if "guarantee" in frame and (~frame["guarantee"] & ~frame["vacuous"]).any():
+        handles += key_of_marks()
+    ax.legend(handles=handles, **BELOW, ncols=3, frameon=False)
     ax.set_yticks(range(len(frame)), list(frame["rung"]))
     ax.set_ylim(len(frame) - 0.5, -0.5)
     ax.set_xlabel("retrieval error")
@@ -321,7 +354,7 @@ def _steps(row: Any, logs: bool) -> list[tuple[str, float, float]]:
     return out[::-1]
 
 
-def plot_bound_against_separation(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+def plot_bound_against_separation(frame: pd.DataFrame, *, floor: float = 1e-6, ax: Axes | None = None) -> Axes:
     """Bounds as lines over the separation, simulated errors as points with their intervals.
 
     Parameters
@@ -329,6 +362,8 @@ def plot_bound_against_separation(frame: pd.DataFrame, *, ax: Axes | None = None
     frame : DataFrame
         As `theory.curves.bound_against_separation` gives it: `dimension`, `delta`, `rung`, `log_value`, `vacuous`, and for the rows of
         rung "simulated" `error`, `low` and `high`. Up to four dimensions, told apart by the line.
+    floor : float
+        Least error that the axis shows, if anything is so small; lines leave it below.
     ax : Axes, optional
 
     Raises
@@ -342,25 +377,24 @@ def plot_bound_against_separation(frame: pd.DataFrame, *, ax: Axes | None = None
         raise InputError("frame", f"holds {len(dimensions)} dimensions; give {len(palette.LINES)} at most, or one an Axes")
     ax = axes_or_new(ax)
     bounds, points = frame[frame["rung"] != "simulated"], frame[frame["rung"] == "simulated"]
-    values = [*np.exp(np.maximum(bounds["log_value"], math.log(_LEAST))), *points["error"], *points["high"]]
-    ax.set_xscale("log")
-    edge = error_scale(ax, values, "y", strip=bool(bounds["vacuous"].any()))
-    for (d, name), rows in bounds.groupby(["dimension", "rung"], sort=False):
+    values = np.maximum([*np.exp(bounds["log_value"]), *points["error"], *points["high"]], floor)
+    log_scale(ax, "x", frame["delta"])
+    _, edge = error_scale(ax, values, "y", strip=bool(bounds["vacuous"].any()))
+    groups = [(key, rows) for key, rows in bounds.groupby(["dimension", "rung"], sort=False)]
+    for j, ((d, name), rows) in enumerate(groups):
         style = palette.rung(name)
         line = palette.LINES[dimensions.index(d)] if len(dimensions) > 1 else style.line
         label = f"{name}, d = {d}" if len(dimensions) > 1 else name
-        shown = rows[~rows["vacuous"]]
-        ax.plot(
-            shown["delta"], [probability(v) for v in shown["log_value"]], color=style.colour, linestyle=line, linewidth=1.1, label=label
-        )
-        silent = rows[rows["vacuous"]]
-        if len(silent):
-            style_of = {"color": style.colour, "markerfacecolor": "white", "markersize": _SIZE - 2, "markeredgewidth": 0.7}
-            ax.plot(silent["delta"], [edge] * len(silent), style.marker, label=f"_{label} vacuous", **style_of)
+        drawn = {"color": style.colour, "linestyle": line, "linewidth": 1.1}
+        shown, silent = rows[~rows["vacuous"]], rows[rows["vacuous"]]
+        ax.plot(shown["delta"], [probability(v) for v in shown["log_value"]], label=label, **drawn)
+        # Each in its own lane of the strip, where lines that coincide would hide each other.
+        ax.plot(silent["delta"], [edge ** ((j + 1) / (len(groups) + 1))] * len(silent), label=f"_{label} vacuous", **drawn)
     for row in points.itertuples():
         draw_rate(ax, row.delta, row, along="y", label="_simulated")
     if len(points):
         ax.plot([], [], "o", color=palette.MEASURED, markersize=_SIZE - 1, label="simulated")
+    ax.legend(frameon=False)
     ax.set_xlabel(r"separation $\delta$")
     ax.set_ylabel("retrieval error")
     return ax
@@ -389,11 +423,13 @@ def plot_required_separation(frame: pd.DataFrame, *, x: Literal["tasks", "dimens
     if frame.duplicated([x, "criterion"]).any():
         raise InputError("frame", f"has several rows of one criterion at one {x}; give one of the other settings")
     ax = axes_or_new(ax)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    log_scale(ax, "x", frame[x])
+    log_scale(ax, "y", frame["delta"])
     others = [name for name in dict.fromkeys(frame["criterion"]) if name not in palette.RUNGS]
     for name, rows in frame.groupby("criterion", sort=False):
-        style = palette.RUNGS.get(name) or palette.Style(*((palette.VERMILLION, "^", ":"), (palette.PURPLE, "v", "-."))[others.index(name) % 2])
+        style = palette.RUNGS.get(name) or palette.Style(
+            *((palette.VERMILLION, "^", ":"), (palette.PURPLE, "v", "-."))[others.index(name) % 2]
+        )
         false = int((~rows["tail_holds"]).sum())
         label = f"{name} (tail claim false at {false} of {len(rows)})" if false else name
         ax.plot(rows[x], rows["delta"], color=style.colour, linestyle=style.line, linewidth=1.1, label=f"_{name} line")
@@ -405,13 +441,30 @@ def plot_required_separation(frame: pd.DataFrame, *, x: Literal["tasks", "dimens
             if not proved:
                 ax.plot(part[x], part["delta"], "_", color=style.colour, markersize=_SIZE + 3, label=f"_{name} struck")
         broken = rows[rows["fails"]]
-        ax.plot(broken[x], broken["delta"], "x", color=palette.BROKEN, markersize=_SIZE + 3, markeredgewidth=1.2, label=f"_{name} fails", zorder=6)
+        ax.plot(
+            broken[x],
+            broken["delta"],
+            "x",
+            color=palette.BROKEN,
+            markersize=_SIZE + 3,
+            markeredgewidth=1.2,
+            label=f"_{name} fails",
+            zorder=6,
+        )
+    handles = [handle for handle, _ in zip(*ax.get_legend_handles_labels(), strict=True)]
+    handles += key_of_marks(
+        rejected="" if frame["proved"].all() else "not proved to suffice", contradicted="error exceeded" if frame["fails"].any() else ""
+    )
+    ax.legend(handles=handles, frameon=False)
+    if frame[x].nunique() <= 10:
+        ticks = sorted(frame[x].unique())
+        ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.set_xlabel("tasks $m$" if x == "tasks" else "dimension $d$")
     ax.set_ylabel(r"required separation $\delta$")
     return ax
 
 
-def plot_finite_sample(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+def plot_finite_sample(frame: pd.DataFrame, *, quantity: str = "retrieval error", ax: Axes | None = None) -> Axes:
     """The plug-in error over samples per dimension: exact values and bounds as lines, simulations as points with intervals.
 
     Parameters
@@ -419,6 +472,8 @@ def plot_finite_sample(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     frame : DataFrame
         As `theory.curves.finite_sample` gives it: `ratio` (n/d), `kind`, `error`, `low`, `high`, `vacuous`. Kinds whose rows have limits
         are points, the others lines.
+    quantity : str
+        What the vertical axis shows.
     ax : Axes, optional
 
     Raises
@@ -428,8 +483,8 @@ def plot_finite_sample(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     need_columns(frame, "ratio", "kind", "error", "low", "high", "vacuous")
     ax = axes_or_new(ax)
-    ax.set_xscale("log")
-    edge = error_scale(ax, [*frame["error"], *frame["high"]], "y", strip=bool(frame["vacuous"].any()))
+    log_scale(ax, "x", frame["ratio"])
+    edge, _ = error_scale(ax, [*frame["error"], *frame["high"]], "y", strip=bool(frame["vacuous"].any()))
     for j, (kind, rows) in enumerate(frame.groupby("kind", sort=False)):
         style = palette.series(j)
         if rows["low"].isna().all():
@@ -444,7 +499,8 @@ def plot_finite_sample(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             draw_rate(ax, row.ratio, row, along="y", colour=style.colour, marker=style.marker, label=f"_{kind}")
         ax.plot([], [], style.marker, color=style.colour, markersize=_SIZE - 1, label=kind)
     ax.set_xlabel("samples per dimension $n/d$")
-    ax.set_ylabel("retrieval error")
+    ax.set_ylabel(quantity)
+    ax.legend(frameon=False)
     return ax
 
 
@@ -496,7 +552,7 @@ def plot_gaussians(
         ax.add_patch(Ellipse(tuple(mean), width, height, angle=angle, facecolor="none", edgecolor=style.colour, linestyle=style.line))
         ax.plot(*mean, "+", color=style.colour, markersize=_SIZE + 1, label="_mean")
         if labels is not None:
-            ax.annotate(labels[j], mean, xytext=(2, 2), textcoords="offset points", color=style.colour)
+            ax.annotate(literal(labels[j]), mean, xytext=(2, 2), textcoords="offset points", color=style.colour)
     ax.autoscale_view()
     ax.set_aspect("equal", adjustable="datalim")
     return ax

@@ -1,0 +1,353 @@
+"""What a run, a comparison or an ablation left in its folder, read back: the one place that tells them apart. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from pydantic import ValidationError
+
+from empirics import ablation_table, standings
+from empirics.config import RunConfig
+from empirics.evaluation import components_are_classes
+from empirics.record import read_json, read_parquet, read_tensors
+from empirics.report import SCHEMA, Arm, Report, Unit
+from empirics.seeding import generator
+from empirics.signatures import predicted_own_distances, read_rule_tensors
+from empirics.standings import cell_folder
+from theory.errors import InputError
+from theory.mixture import QueryLaw, Rule
+
+Kind = Literal["run", "comparison", "ablation"]
+# By what each kind is known, finished or not, and what makes one.
+_SIGNS: dict[Kind, tuple[str, ...]] = {
+    "ablation": ("ablation.json", "runs"),
+    "comparison": ("comparison.json", "cells"),
+    "run": ("report.json", "run.json"),
+}
+_MAKERS: dict[Kind, str] = {"run": "verify", "comparison": "compare", "ablation": "ablate"}
+
+
+def _known(path: Path, wanted: Kind) -> Path:
+    """The file that says what a finished folder of a kind found; refuse every other folder in one line."""
+    advice = f"give the folder of {_article(wanted)}, which proteus-bounds {_MAKERS[wanted]} makes"
+    if not path.is_dir():
+        raise InputError(str(path), f"is no folder; {advice}")
+    found = next((kind for kind, signs in _SIGNS.items() if any((path / sign).exists() for sign in signs)), None)
+    if found != wanted:
+        raise InputError(str(path), f"is {'nothing known here' if found is None else _article(found)}; {advice}")
+    file = path / _SIGNS[wanted][0]
+    if not file.is_file():
+        raise InputError(str(path), f"holds {_article(wanted)} that did not finish: {file.name} is missing; finish it first")
+    return file
+
+
+def _article(kind: Kind) -> str:
+    return f"an {kind}" if kind == "ablation" else f"a {kind}"
+
+
+def _schema(file: Path, content: Any, key: str, wanted: int, advice: str) -> None:
+    schema = content.get(key) if isinstance(content, dict) else None
+    if schema != wanted:
+        raise InputError(str(file), f"has schema {schema}; this version reads {wanted}; {advice}")
+
+
+def arm_title(arm: Arm) -> str:
+    """An arm, its dimension and its query law in a few words."""
+    return f"{arm.arm}, d = {arm.dimension}, law: {arm.law}"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A finished run.
+
+    Attributes
+    ----------
+    path : Path
+    report : Report
+    """
+
+    path: Path
+    report: Report
+
+    @property
+    def config(self) -> RunConfig:
+        """Settings of the run."""
+        return RunConfig.model_validate(self.report.run["config"])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Tasks, in order."""
+        return tuple(task["name"] for task in self.report.run["tasks"])
+
+    @property
+    def plain_covariance(self) -> bool:
+        """Whether signatures are plain sample covariances of classes, for which the law F of own distances is exact."""
+        signature = self.config.signature
+        return signature.covariance == "full" and signature.pool == 0 and components_are_classes(self.config)
+
+    def arm(self, arm: str | None = None, law: str | None = None) -> Arm:
+        """One arm under one query law; the headline's where nothing is said.
+
+        Raises
+        ------
+        InputError
+            If the report has no such pair.
+        """
+        head = self.report.headline
+        wanted = (arm or head.arm, law or head.law)
+        for one in self.report.arms:
+            if (one.arm, one.law) == wanted:
+                return one
+        have = ", ".join(f"{one.arm}/{one.law}" for one in self.report.arms)
+        raise InputError("arm", f"{'/'.join(wanted)} is not in the report of {self.path}; it has {have}")
+
+    def units(self, arm: Arm, which: str = "tasks") -> dict[str, list[Unit]]:
+        """Tasks of an arm with everything together, under no name; or under each task its clusters, named by their classes alone.
+
+        Raises
+        ------
+        InputError
+            If `which` is neither "tasks" nor "clusters".
+        """
+        if which not in ("tasks", "clusters"):
+            raise InputError("units", f"{which!r} are unknown; choose tasks or clusters")
+        if which == "tasks":
+            return {"": [*arm.tasks, arm.overall]}
+        out: dict[str, list[Unit]] = {}
+        for unit in arm.clusters:
+            task = next((name for name in self.names if unit.name.startswith(f"{name}/")), unit.name)
+            out.setdefault(task, []).append(unit.model_copy(update={"name": unit.name.removeprefix(f"{task}/")}))
+        return out
+
+    def rule(self, arm: Arm) -> Rule:
+        """The signatures, and the background if there is one, of an arm."""
+        path = self.path / "signatures" / f"{arm.arm}-{arm.dimension}.safetensors"
+        return Rule(*read_rule_tensors(read_tensors(path), self.names))
+
+    def query_law(self, arm: Arm) -> QueryLaw | None:
+        """The query law that was fitted for an arm; None for one that is the signature itself."""
+        path = self.path / "laws" / f"{arm.arm}-{arm.dimension}-{arm.law}.safetensors"
+        if not path.is_file():
+            return None
+        t = read_tensors(path)
+        return QueryLaw(t["means"], t["covariances"], t["task"], t["cluster"], t["weights"], name=arm.law)
+
+    def slack(self, arm: Arm, task: str | None = None) -> pd.DataFrame:
+        """Where the slack of an arm goes: the rows of `slack.parquet` of one task, or overall, with the report's verdict `guarantee`.
+
+        Raises
+        ------
+        InputError
+            For a task that the run does not have.
+        """
+        frame = read_parquet(self.path / "slack.parquet")
+        rows = frame[(frame["arm"] == arm.arm) & (frame["dimension"] == arm.dimension) & (frame["law"] == arm.law)]
+        rows = rows[rows["level_of"] == "overall"] if task is None else rows[rows["task"] == self.position(task)]
+        unit = arm.overall if task is None else arm.tasks[self.position(task)]
+        return rows.assign(guarantee=[unit.rungs[name].guarantee for name in rows["rung"]]).reset_index(drop=True)
+
+    def position(self, task: str) -> int:
+        """The number of a task.
+
+        Raises
+        ------
+        InputError
+            For a task that the run does not have.
+        """
+        if task not in self.names:
+            raise InputError("task", f"{task!r} is unknown; choose from {', '.join(self.names)}")
+        return self.names.index(task)
+
+    def own_distances(self, arm: Arm, task: str | None = None) -> OwnDistances:
+        """Squared distances of the test documents to their own component, and what they are held against.
+
+        Documents of components with no more samples than dimensions, which have no law F, are left out unless all are such.
+
+        Raises
+        ------
+        InputError
+            For a task that the run does not have.
+        """
+        test = read_parquet(self.path / "predictions.parquet")
+        rows = np.ones(len(test), dtype=bool) if task is None else (test["task"] == self.position(task)).to_numpy()
+        rule, law, by_class = self.rule(arm), self.query_law(arm), components_are_classes(self.config)
+        cluster, counts = test["cluster"].to_numpy(), rule.signatures.counts
+        known = counts is not None and by_class
+        large = rows & (counts[cluster] > arm.dimension) if known else rows
+        left_out = int((rows & ~large).sum()) if large.any() else 0
+        rows = large if large.any() else rows
+        draws = None
+        if law is not None:
+            rng = generator(self.config.seed, "own distances", arm.arm, arm.law)
+            found = predicted_own_distances(rule.signatures, law, rng, clusters_are_components=by_class)
+            # As many of each cluster, relative to the others, as there are documents.
+            share = np.bincount(cluster[rows], minlength=max(found) + 1) / np.bincount(cluster[rows]).max()
+            draws = np.concatenate([drawn[: round(share[t] * len(drawn))] for t, drawn in found.items()])
+        distance = test[f"{arm.arm}-{arm.dimension}:distance"].to_numpy()[rows]
+        return OwnDistances(distance, counts[cluster[rows]] if known else None, draws, left_out)
+
+    def embeddings(self, arm: Arm) -> tuple[Float[np.ndarray, "n S d"], Int[np.ndarray, " n"]]:
+        """Projected embeddings of the test documents in the coordinates of the arm's signatures, and their tasks.
+
+        Raises
+        ------
+        InputError
+            If the run kept none, as older ones did not, or they do not fit its other files.
+        """
+        path = self.path / "embeddings" / f"{arm.arm}-{arm.dimension}.safetensors"
+        if not path.is_file():
+            raise InputError(str(path), "is missing: this run kept no embeddings; run it again with this version")
+        z, task = read_tensors(path).get("test"), read_parquet(self.path / "predictions.parquet")["task"].to_numpy()
+        if z is None or z.ndim != 3 or len(z) != len(task) or z.shape[2] != arm.dimension:
+            raise InputError(str(path), f"does not hold {len(task)} test documents in {arm.dimension} dimensions; run it again")
+        return z, task
+
+
+@dataclass(frozen=True)
+class OwnDistances:
+    """Squared own distances of test documents.
+
+    Attributes
+    ----------
+    measured : (n,) array
+    counts : (n,) int array or None
+        Samples of the component of each; None where components are no classes, so that a document is of none in particular.
+    law : (p,) array or None
+        Draws from the query law.
+    left_out : int
+        Documents of components with no more samples than dimensions.
+    """
+
+    measured: Float[np.ndarray, " n"]
+    counts: Int[np.ndarray, " n"] | None
+    law: Float[np.ndarray, " p"] | None
+    left_out: int
+
+
+def read_run(path: Path) -> RunFolder:
+    """A finished run.
+
+    Raises
+    ------
+    InputError
+        For a folder of another kind, an unfinished run, a report of another schema, or a damaged one.
+    """
+    file = _known(path, "run")
+    content = read_json(file)
+    _schema(file, content, "schema_version", SCHEMA, "make it again with proteus-bounds report")
+    try:
+        return RunFolder(path, Report.model_validate(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(str(file), f"is damaged at {where} ({first['msg']}); make it again with proteus-bounds report") from None
+
+
+@dataclass(frozen=True)
+class ComparisonFolder:
+    """A finished comparison.
+
+    Attributes
+    ----------
+    path : Path
+    summary : dict
+        What `comparison.json` holds.
+    """
+
+    path: Path
+    summary: dict[str, Any]
+
+    def contrast(self) -> list[str]:
+        """The reference, and the method (no control) that forgets most."""
+        methods = [row for row in self.summary["methods"] if row["role"] != "control"]
+        return list(dict.fromkeys([self.summary["reference"], max(methods, key=lambda row: row["forgetting"])["name"]]))
+
+    def retrieval_matrix(self, method: str, order: int = 0) -> tuple[list[list[float]], list[str]]:
+        """Share of each task's documents that a method retrieves rightly after each stage: mean over seeds, for one task order.
+
+        Returns
+        -------
+        matrix : list of m rows
+            Row i holds tasks 0 to i.
+        names : list of str
+            Tasks as they were learned.
+
+        Raises
+        ------
+        InputError
+            For a method or an order that the comparison does not have.
+        """
+        methods = [row["name"] for row in self.summary["methods"]]
+        if method not in methods:
+            raise InputError("method", f"{method!r} is not in {self.path}; choose from {', '.join(methods)}")
+        seeds = [cell["seed"] for cell in self.summary["cells"] if cell["order"] == order]
+        if not seeds:
+            raise InputError("order", f"{order} is not in {self.path}")
+        cells = [read_json(cell_folder(self.path, seed, order) / "cell.json") for seed in seeds]
+        names = cells[0]["tasks"]
+        # Orders after the first are drawn for each seed; only what has one order can be averaged.
+        same = [cell["methods"][method]["retrieval_matrix"] for cell in cells if cell["tasks"] == names]
+        return [np.mean([matrix[i] for matrix in same], axis=0).tolist() for i in range(len(names))], names
+
+
+def read_comparison(path: Path) -> ComparisonFolder:
+    """A comparison whose table was made.
+
+    Raises
+    ------
+    InputError
+        For a folder of another kind, one without a finished table, or one of another schema.
+    """
+    file = _known(path, "comparison")
+    content = read_json(file)
+    _schema(file, content, "schema_version", standings.SCHEMA, "compare again into another folder")
+    return ComparisonFolder(path, content)
+
+
+@dataclass(frozen=True)
+class AblationFolder:
+    """A finished ablation.
+
+    Attributes
+    ----------
+    path : Path
+    summary : dict
+        What `ablation.json` holds.
+    """
+
+    path: Path
+    summary: dict[str, Any]
+
+    def reports(self, group: str) -> list[Report]:
+        """Reports of the base and of every variant of a group, each run once.
+
+        Raises
+        ------
+        InputError
+            For a group that the ablation does not have.
+        """
+        rows = self.summary["variants"]
+        groups = list(dict.fromkeys(row["group"] for row in rows if row["group"]))
+        if group not in groups:
+            raise InputError("group", f"{group!r} is not in {self.path}; it has {', '.join(groups) or 'none'}")
+        runs = dict.fromkeys(row["run"] for row in rows if row["group"] in ("", group))
+        return [read_run(self.path / run).report for run in runs]
+
+
+def read_ablation(path: Path) -> AblationFolder:
+    """An ablation whose table was made.
+
+    Raises
+    ------
+    InputError
+        For a folder of another kind, one without a finished table, or one of another schema.
+    """
+    file = _known(path, "ablation")
+    content = read_json(file)
+    _schema(file, content, "schema_version", ablation_table.SCHEMA, "ablate again into another folder")
+    return AblationFolder(path, content)

@@ -1,0 +1,37 @@
+"""Own distances of a run against chi-square and F: `python -m paper_figures.own_distance RUN -o FILE`."""
+
+from __future__ import annotations
+
+from empirics.figure_tables import own_distance_table
+from empirics.folders import RunFolder, arm_title
+from empirics.plotting import plot_own_distances
+from paper_figures.command import Figure, Panel, main
+
+
+def panels(run: RunFolder, arm: str | None, law: str | None, task: str | None) -> list[Panel]:
+    """All test documents, or those of a task."""
+    chosen = run.arm(arm, law)
+    found, d = run.own_distances(chosen, task), chosen.dimension
+    table = own_distance_table(found.measured, d, found.counts, found.law)
+    notes = [arm_title(chosen), "" if run.plain_covariance else "F: not exact, covariances are shrunk"]
+    notes.append(f"{found.left_out} documents of small classes left out" if found.left_out else "")
+    return [
+        Panel(
+            "\n".join(filter(None, notes)),
+            table,
+            lambda ax: plot_own_distances(found.measured, dimension=d, count=found.counts, law=found.law, ax=ax),
+            2.4,
+        )
+    ]
+
+
+FIGURE = Figure(
+    about="How often squared distances of test documents to their own component exceed a value, against chi-square, F and the query law.",
+    source="run",
+    panels=panels,
+    legend=True,
+    options={"arm": None, "law": None, "task": None},
+)
+
+if __name__ == "__main__":
+    main(FIGURE, "own_distance")
