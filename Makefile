@@ -4,7 +4,12 @@ VENV ?= .venv
 PRESET ?= default
 BIN := $(VENV)/bin
 
-.PHONY: verify test mutants bench lint clean
+# Folders that figures are made of: made, in a small setting, if they are missing; set them to draw others.
+FIGURE_RUN ?= runs/small-seed0
+FIGURE_COMPARISON ?= runs/compare-small-seed0
+FIGURE_ABLATION ?= runs/ablation-small-seed0
+
+.PHONY: verify test figures mutants bench lint clean
 
 # The stamp is newer than what it was made from, so set-up happens once and again only when the pins change.
 $(VENV)/.ready: pyproject.toml constraints.txt materials.txt
@@ -19,6 +24,19 @@ verify: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	"$(BIN)/python" -m pytest -n auto --maxprocesses=4 --dist loadfile
+
+# Every figure as PDF and PNG, and its data as CSV, in build/figures (paper_figures/README.md).
+figures: $(VENV)/.ready $(FIGURE_RUN)/report.json $(FIGURE_COMPARISON)/comparison.json $(FIGURE_ABLATION)/ablation.json
+	"$(BIN)/python" -m paper_figures --run "$(FIGURE_RUN)" --comparison "$(FIGURE_COMPARISON)" --ablation "$(FIGURE_ABLATION)" -o build/figures
+
+$(FIGURE_RUN)/report.json: | $(VENV)/.ready
+	"$(BIN)/proteus-bounds" verify --preset small --out "$(FIGURE_RUN)"
+
+$(FIGURE_COMPARISON)/comparison.json: | $(VENV)/.ready
+	"$(BIN)/proteus-bounds" compare --preset small --seeds 1 --out "$(FIGURE_COMPARISON)"
+
+$(FIGURE_ABLATION)/ablation.json: | $(VENV)/.ready
+	"$(BIN)/proteus-bounds" ablate --preset small --only dimension --out "$(FIGURE_ABLATION)"
 
 # Changes the modules of the bounds one operator, number or argument at a time and expects a test to fail. Every mutant that survives must
 # stand in tests/theory/mutants.md with the reason why no test can tell it apart; "mutmut show NAME" shows one.

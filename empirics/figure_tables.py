@@ -284,17 +284,19 @@ def spread_plane(means: Float[np.ndarray, "K d"], z: Float[np.ndarray, "n d"]) -
     return Plane(centre, basis, float(((rest @ basis) ** 2).sum() / total) if total else 1.0)
 
 
-def seen_from(z: Float[np.ndarray, "n S d"], signatures: Signatures, space: int) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " K"]]:
-    """Embeddings in one space, and the signature components that live there: all in a shared space, a task's own otherwise.
+def seen_from(z: Float[np.ndarray, "n S d"], signatures: Signatures, space: int) -> tuple[Float[np.ndarray, "n D"], Int[np.ndarray, " K"]]:
+    """What one task sees of each document, and the signature components that live there: all in a shared space, else the task's own.
 
     Raises
     ------
     InputError
-        For a space that does not exist.
+        For a task that does not exist, or spaces that do not fit the signatures.
     """
-    if not 0 <= space < z.shape[1]:
-        raise InputError("space", f"{space} does not exist; the embeddings live in spaces 0 to {z.shape[1] - 1}")
-    return z[:, space], np.arange(len(signatures)) if z.shape[1] == 1 else signatures.own(space)
+    if not 0 <= space < signatures.tasks:
+        raise InputError("space", f"{space} is none of the tasks, 0 to {signatures.tasks - 1}")
+    views = Rule(signatures).views(*z.shape[1:])
+    shared = all(np.array_equal(view, views[0]) for view in views)
+    return z[:, views[space]].reshape(len(z), -1), np.arange(len(signatures)) if shared else signatures.own(space)
 
 
 def embedding_table(plane: Plane, z: Float[np.ndarray, "n d"], task: Int[np.ndarray, " n"], names: Sequence[str]) -> pd.DataFrame:
@@ -339,12 +341,13 @@ def plane_table(
     Parameters
     ----------
     z : (n, S, d) array
-        In one shared space, or in one for each task.
+        In the spaces that `theory.mixture.Rule.views` knows.
     task : (n,) int array
     rule : Rule or Signatures
         In a task's own space only its components count.
     names : sequence of str
     space : int
+        The task whose space is looked at; of no matter where all share one.
 
     Raises
     ------

@@ -21,6 +21,7 @@ from empirics.signatures import predicted_own_distances, read_rule_tensors
 from empirics.standings import cell_folder
 from theory.errors import InputError
 from theory.mixture import QueryLaw, Rule
+from theory.product import ProductGaussians
 
 Kind = Literal["run", "comparison", "ablation"]
 # By what each kind is known, finished or not, and what makes one.
@@ -127,7 +128,7 @@ class RunFolder:
     def rule(self, arm: Arm) -> Rule:
         """The signatures, and the background if there is one, of an arm."""
         path = self.path / "signatures" / f"{arm.arm}-{arm.dimension}.safetensors"
-        return Rule(*read_rule_tensors(read_tensors(path), self.names))
+        return Rule(*read_rule_tensors(read_tensors(path), self.names), self.config.retrieval.rule)
 
     def query_law(self, arm: Arm) -> QueryLaw | None:
         """The query law that was fitted for an arm; None for one that is the signature itself."""
@@ -177,8 +178,10 @@ class RunFolder:
         rows = np.ones(len(test), dtype=bool) if task is None else (test["task"] == self.position(task)).to_numpy()
         rule, law, by_class = self.rule(arm), self.query_law(arm), components_are_classes(self.config)
         cluster, counts = test["cluster"].to_numpy(), rule.signatures.counts
-        known = counts is not None and by_class
-        large = rows & (counts[cluster] > arm.dimension) if known else rows
+        d = rule.signatures.dimension
+        # Two blocks, each of its own covariance, have a sum of two such laws.
+        known = counts is not None and by_class and not isinstance(rule.signatures.gaussians, ProductGaussians)
+        large = rows & (counts[cluster] > d) if known else rows
         left_out = int((rows & ~large).sum()) if large.any() else 0
         rows = large if large.any() else rows
         draws = None
@@ -189,7 +192,7 @@ class RunFolder:
             share = np.bincount(cluster[rows], minlength=max(found) + 1) / np.bincount(cluster[rows]).max()
             draws = np.concatenate([drawn[: round(share[t] * len(drawn))] for t, drawn in found.items()])
         distance = test[f"{arm.arm}-{arm.dimension}:distance"].to_numpy()[rows]
-        return OwnDistances(distance, counts[cluster[rows]] if known else None, draws, left_out)
+        return OwnDistances(distance, d, counts[cluster[rows]] if known else None, draws, left_out)
 
     def embeddings(self, arm: Arm) -> tuple[Float[np.ndarray, "n S d"], Int[np.ndarray, " n"]]:
         """Projected embeddings of the test documents in the coordinates of the arm's signatures, and their tasks.
@@ -215,8 +218,11 @@ class OwnDistances:
     Attributes
     ----------
     measured : (n,) array
+    dimension : int
+        Of the signatures, which may stack two spaces of the run's dimension.
     counts : (n,) int array or None
-        Samples of the component of each; None where components are no classes, so that a document is of none in particular.
+        Samples of the component of each; None where components are no classes, so that a document is of none in particular, or stack
+        two spaces.
     law : (p,) array or None
         Draws from the query law.
     left_out : int
@@ -224,6 +230,7 @@ class OwnDistances:
     """
 
     measured: Float[np.ndarray, " n"]
+    dimension: int
     counts: Int[np.ndarray, " n"] | None
     law: Float[np.ndarray, " p"] | None
     left_out: int

@@ -7,6 +7,7 @@ Every function takes data and an Axes, draws and returns the Axes; without one a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from types import SimpleNamespace
 from typing import Any
 
@@ -78,7 +79,8 @@ def plot_rungs(units: Sequence[Unit], *, ax: Axes | None = None) -> Axes:
     ax.legend(handles=handles, **BELOW, ncols=5, frameon=False, columnspacing=1.0, handletextpad=0.2)
     ax.set_yticks(range(len(units)), [_with_verdict(unit) for unit in units])
     ax.set_ylim(len(units) - 0.5, -0.5)
-    ax.set_xlabel("\n".join(["retrieval error", *([f"vacuous throughout: {', '.join(silent)}"] if silent else [])]))
+    throughout = wrap(f"vacuous throughout: {', '.join(silent)}", 40) if silent else []
+    ax.set_xlabel("\n".join(["retrieval error", *throughout]))
     return ax
 
 
@@ -321,14 +323,14 @@ def plot_embedding(
     Parameters
     ----------
     z : (n, S, d) or (n, d) array
-        In one shared space, or in one for each task.
+        In one shared space, in one for each task, or in a common one before those.
     task : (n,) int array
         True tasks.
     rule_or_signatures : Rule or Signatures
         Components of all tasks in a shared space; in a task's own space only that task's are drawn, for no other lives there.
     names : sequence of str
     space : int
-        Which of several spaces.
+        The task whose space is looked at; of no matter where all share one.
     ax : Axes, optional
 
     Raises

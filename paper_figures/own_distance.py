@@ -11,9 +11,10 @@ from paper_figures.command import Figure, Panel, main
 def panels(run: RunFolder, arm: str | None, law: str | None, task: str | None) -> list[Panel]:
     """All test documents, or those of a task."""
     chosen = run.arm(arm, law)
-    found, d = run.own_distances(chosen, task), chosen.dimension
+    found = run.own_distances(chosen, task)
+    d = found.dimension
     table = own_distance_table(found.measured, d, found.counts, found.law)
-    notes = [arm_title(chosen), "" if run.plain_covariance else "F: not exact, covariances are shrunk"]
+    notes = [arm_title(chosen), "" if run.plain_covariance or found.counts is None else "F: not exact, covariances are shrunk"]
     notes.append(f"{found.left_out} documents of small classes left out" if found.left_out else "")
     return [
         Panel(

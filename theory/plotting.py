@@ -1,4 +1,4 @@
-"""Bounds drawn: ladders, slack, curves and signatures. The one module here that needs matplotlib.
+"""Bounds drawn: ladders, slack, curves and signatures (theory/README.md, curves). The one module here that needs matplotlib.
 
 Every function takes data and an Axes, draws and returns the Axes; without one a new figure is made. What no figure may lose: a
 bound that is no guarantee is hollow and struck through, a vacuous one stands in a strip of its own beyond one, and no errors
@@ -193,7 +193,8 @@ def draw_bounds(
     style = palette.rung(name)
     groups: dict[str, list[tuple[float, float]]] = {"": [], " no guarantee": [], " vacuous": [], " contradicted": []}
     for y, rung, rate in zip(positions, rungs, measured, strict=True):
-        broken = rate is not None and rate.low > probability(rung.log_value)
+        # A rung of a report was judged there, perhaps by another event than the unit's own error (L4 of batches).
+        broken = not getattr(rung, "holds", rate is None or rate.low <= probability(rung.log_value))
         stands = getattr(rung, "guarantee", not rung.vacuous) and not broken
         kind = " vacuous" if rung.vacuous else "" if stands else " no guarantee"
         point = (vacuous_at if rung.vacuous else probability(rung.log_value), y)
