@@ -87,9 +87,9 @@ def certify(
     backbone : Backbone, optional
         Loaded by ``config.backbone`` by default.
     out : Path, optional
-        Folder for `certificate.json`, `samples.parquet` (a row per sample: part and retrieved task) and `signatures/RULE.safetensors`,
-        which `theory.read_signatures` reads and which also hold projections and background. Must not hold anything but what the same
-        call left when it was cut short.
+        Folder for `certificate.json`, `samples.parquet` (a row per sample: part, retrieved task and the score of every task) and
+        `signatures/RULE.safetensors`, which `theory.read_signatures` reads and which also hold projections and background: what
+        `empirics.router.load_router` serves from. Must not hold anything but what the same call left when it was cut short.
     quiet : bool
         No progress on standard error.
 
@@ -131,6 +131,7 @@ def certify(
             fitted = _fit(name, dealt, *spaces[name == "frozen"], config)
             reported.append(_certified(name, fitted, dealt, config, confidence))
             columns[f"{name}:retrieved"] = [names[k] for k in fitted.scores.argmin(axis=1)]
+            columns |= {f"{name}:score:{task}": fitted.scores[:, k] for k, task in enumerate(names)}
             if out is not None:
                 _save(out / "signatures" / f"{name}.safetensors", fitted)
             advance(1)
@@ -200,7 +201,7 @@ def _spaces(
         with clock.phase("adapters", n * m) as advance:
             # A few adapters at a time, and only what is projected is kept: memory must not grow with their number.
             for start in range(0, m, _TOGETHER):
-                x = _embedded(backbone, cache, adapters[start : start + _TOGETHER], advance)
+                x = embed_under(backbone, cache, adapters[start : start + _TOGETHER], advance)
                 for k in range(x.shape[1]):
                     projections.append(fit_projection(x[reference, k], dimension))
                     z[:, start + k] = projections[-1](x[:, k])
@@ -208,7 +209,10 @@ def _spaces(
     return out
 
 
-def _embedded(backbone: Backbone, cache: PrefixSource, adapters: Sequence[Adapter], advance: Advance) -> Float[np.ndarray, "n m D"]:
+def embed_under(
+    backbone: Backbone, cache: PrefixSource, adapters: Sequence[Adapter], advance: Advance | None = None
+) -> Float[np.ndarray, "n m D"]:
+    """Pooled embeddings of all documents of a prefix under each of m adapters; together, where all adapt the layers only."""
     everything = np.arange(len(cache.lengths))
     if all(name.startswith(f"{backbone.layers}.") for adapter in adapters for name in adapter.folded):
         return embed_all(backbone, cache, everything, adapters, advance)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -15,13 +15,25 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from empirics.compare import Distances
 from empirics.config import QueryLawConfig, SignatureConfig
+from empirics.judged import Judged, judge_ladder
 from empirics.query_law import fit_query_law
 from empirics.seeding import generator
-from empirics.signatures import Background, Projection, TaskSignature, fit_background, fit_projection, fit_task_signature, join_signatures
+from empirics.signatures import (
+    Background,
+    Projection,
+    TaskSignature,
+    fit_background,
+    fit_projection,
+    fit_task_signature,
+    join_signatures,
+    own_distances,
+    predicted_own_distances,
+)
 from theory.errors import InputError
-from theory.ladder import HeldOut, ladder
-from theory.mixture import Rule, Signatures, well_specified
+from theory.ladder import HeldOut, Ladder, ladder
+from theory.mixture import QueryLaw, Rule, Signatures, well_specified
 
 _CLUSTERS = ("task", "mixture", "dp-mixture")
 _COVARIANCES = ("full", "ledoit-wolf", "oas", "diagonal", "low-rank")
@@ -179,7 +191,7 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
         best = np.argmax(self._log_density(self._embed(X)), axis=1)
         return self.classes_[best]
 
-    def bounds(
+    def ladder(
         self,
         X: Any = None,
         y: Any = None,
@@ -187,13 +199,15 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
         query_law: QueryLawConfig | None = None,
         simulations: int = 100_000,
         confidence: float = 0.95,
-    ) -> pd.DataFrame:
+        batch: int = 1,
+        intersections: int = 4,
+    ) -> Ladder:
         """Every rung of the ladder of bounds on the error of `predict`, overall and for each task.
 
         Without samples the query law is the signature itself, with all tasks equally frequent: what the error would be were the
         embeddings Gaussian mixtures as fitted, which they are not. With held-out samples (X, y), which must have had no part in any fit,
         the query law is a finer mixture fitted to them, tasks as frequent as in y, and L8 counts their errors. No rung but L8 can be relied
-        on unless its law is tested on further samples.
+        on unless its law is tested on further samples, as `judge` does.
 
         Parameters
         ----------
@@ -205,6 +219,79 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
             Draws for L6.
         confidence : float
             Of L6 and L8.
+        batch, intersections : int
+            Of L4 and L5b, as for `theory.ladder.ladder`.
+
+        Returns
+        -------
+        Ladder
+            Tasks by their number in `classes_`; `theory.slack` tells where its bounds lose.
+
+        Raises
+        ------
+        InputError
+            If there are fewer than two tasks, X comes without y, y holds unknown tasks or lacks known ones, or a task has too
+            few samples.
+        """
+        return self._bounded(X, y, query_law, simulations, confidence, batch, intersections)[0]
+
+    def judge(
+        self,
+        X: Any,
+        y: Any,
+        test_X: Any,
+        test_y: Any,
+        *,
+        query_law: QueryLawConfig | None = None,
+        simulations: int = 100_000,
+        confidence: float = 0.95,
+        batch: int = 1,
+        intersections: int = 4,
+    ) -> Judged:
+        """The ladder under a query law fitted to (X, y), judged on further samples: which rungs may be relied on.
+
+        Parameters
+        ----------
+        X, y, query_law, simulations, confidence, batch, intersections
+            As for `ladder`; with X and y None the law is the signature itself.
+        test_X : array-like of shape (n_samples, n_features)
+            Samples that had no part in any fit, nor in (X, y): they measure the error and test the query law.
+        test_y : array-like of shape (n_samples,)
+
+        Raises
+        ------
+        InputError
+            As `ladder`, and for test samples of unknown tasks, or none of a known one.
+        """
+        found, law = self._bounded(X, y, query_law, simulations, confidence, batch, intersections)
+        test_X, test_y = validate_data(self, test_X, test_y, dtype=np.float64, reset=False)
+        task, z = self._tasks_of(test_y), self._frame.project(test_X)
+        # Components of a mixture are no clusters that a sample is known to belong to: a task is one cluster.
+        law = replace(law, cluster=law.task)
+        rng = generator(self._frame.seed, "own distances")
+        distances = Distances(
+            {k: own_distances(self.signatures_, z[task == k], k) for k in range(self.classes_.size)},
+            predicted_own_distances(self.signatures_, law, rng, clusters_are_components=False),
+            z.shape[1],
+        )
+        wrong = np.argmax(self._log_density(z), axis=1) != task
+        return judge_ladder(found, wrong, task, distances, self.signatures_.names, confidence)
+
+    def bounds(
+        self,
+        X: Any = None,
+        y: Any = None,
+        *,
+        query_law: QueryLawConfig | None = None,
+        simulations: int = 100_000,
+        confidence: float = 0.95,
+    ) -> pd.DataFrame:
+        """The bounds of `ladder` as a table.
+
+        Parameters
+        ----------
+        X, y, query_law, simulations, confidence
+            As for `ladder`.
 
         Returns
         -------
@@ -214,9 +301,17 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
         Raises
         ------
         InputError
-            If there are fewer than two tasks, X comes without y, y holds unknown tasks or lacks known ones, or a task has too
-            few samples.
+            As `ladder`.
         """
+        found = self.ladder(X, y, query_law=query_law, simulations=simulations, confidence=confidence)
+        frame = found.frame().drop(columns="cluster")
+        names = [None if pd.isna(k) else self.classes_[k] for k in frame["task"]]
+        return frame.assign(law=found.law, name=pd.Series(names, dtype=object))
+
+    def _bounded(
+        self, X: Any, y: Any, query_law: QueryLawConfig | None, simulations: int, confidence: float, batch: int, intersections: int
+    ) -> tuple[Ladder, QueryLaw]:
+        """Bounds, and the query law that they hold under."""
         check_is_fitted(self)
         if self.signatures_ is None:
             raise InputError("bounds", "needs at least two tasks; fit another")
@@ -232,10 +327,18 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
             weights = np.bincount(task) / task.size
             law = fit_query_law(z[:, None], task, task, weights, query_law or QueryLawConfig(), rng, name="held-out mixture")
             held_out = self._held_out(np.argmax(self._log_density(z), axis=1) != task, task)
-        found = ladder(rule, law, rng=rng, simulations=simulations, confidence=confidence, held_out=held_out, units="tasks")
-        frame = found.frame().drop(columns="cluster")
-        names = [None if pd.isna(k) else self.classes_[k] for k in frame["task"]]
-        return frame.assign(law=law.name, name=pd.Series(names, dtype=object))
+        found = ladder(
+            rule,
+            law,
+            rng=rng,
+            simulations=simulations,
+            confidence=confidence,
+            held_out=held_out,
+            batch=batch,
+            intersections=intersections,
+            units="tasks",
+        )
+        return found, law
 
     def _config(self) -> SignatureConfig:
         for name, known in (("clusters", _CLUSTERS), ("covariance", _COVARIANCES), ("rule", ("max", "mixture"))):

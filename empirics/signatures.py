@@ -342,8 +342,7 @@ def predicted_own_distances(
     """
     out, views = {}, Rule(signatures).views(*law.means.shape[1:])
     for t in np.unique(law.cluster):
-        part = law.members(cluster=int(t))
-        own = QueryLaw(law.means[part], law.covariances[part], law.task[part], law.cluster[part], law.weights[part])
+        own = law.given(cluster=int(t))
         x, _ = own.sample(_DISTANCE_DRAWS, rng)
         task = int(own.task[0])
         seen = x[:, views[task]].reshape(len(x), -1)

@@ -590,6 +590,19 @@ class QueryLaw:
             keep &= self.cluster == cluster
         return keep
 
+    def given(self, task: int | None = None, cluster: int | None = None) -> QueryLaw:
+        """The law of queries known to be of a task or of a cluster; weights are normalised anew.
+
+        Raises
+        ------
+        InputError
+            If no component is.
+        """
+        part = self.members(task, cluster)
+        if not part.any():
+            raise InputError("query law", f"holds no component of task {task}, cluster {cluster}")
+        return QueryLaw(self.means[part], self.covariances[part], self.task[part], self.cluster[part], self.weights[part], self.name)
+
     def sample(self, n: int, rng: np.random.Generator) -> tuple[Float[np.ndarray, "n S d"], Int[np.ndarray, " n"]]:
         """Draw n independent queries; returns them with the component that each came from."""
         labels = np.sort(rng.choice(len(self), size=n, p=self.weights))

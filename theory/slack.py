@@ -53,13 +53,16 @@ def slack(
     Raises
     ------
     InputError
-        If the scale is unknown.
+        If the scale is unknown, or something is measured that the ladder does not bound.
     """
     if scale not in ("log10", "probability"):
         raise InputError("scale", f"{scale!r} is unknown; choose log10 or probability")
     given = {("overall", None): measured} if isinstance(measured, Measured) else dict(measured or {})
     units: list[tuple[str, int | None, Mapping[str, Bound]]] = [("overall", None, found.overall)]
     units += [("task", k, rungs) for k, rungs in found.tasks.items()]
+    # Left out in silence, a rate under another key would make the assumption's piece 0.
+    if strangers := [key for key in given if key not in {(level, k) for level, k, _ in units}]:
+        raise InputError("measured", f'has the key {strangers[0]!r}; give a Measured, or keys ("overall", None) and ("task", k)')
     rows = []
     for level, k, rungs in units:
         at = given.get((level, k))

@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from empirics.config import QueryLawConfig
 from empirics.retriever import SignatureRetriever
-from theory import RUNGS, InputError, LowRankSignatures
+from theory import RUNGS, InputError, LowRankSignatures, slack
 from theory.certificates import certificate
 
 REFUSED = {"check_fit_score_takes_y": "it calls partial_fit with tasks that are known, and a signature is fitted once, not updated"}
@@ -168,6 +168,51 @@ def test_bounds_under_the_signature_and_under_held_out_samples():
     overall = table[table["level_of"] == "overall"].set_index("rung")["value"]
     assert error <= overall[["L3", "L5", "L8"]].min()
     assert pd.isna(table.iloc[0]["name"])
+
+
+def test_the_ladder_is_that_of_the_table_and_can_be_taken_apart():
+    X, y = tasks()
+    held = tasks(seed=1)
+    model = SignatureRetriever().fit(X, y)
+    found, table = model.ladder(*held, simulations=2000), model.bounds(*held, simulations=2000)
+    overall = table[table["level_of"] == "overall"].set_index("rung")["value"]
+    assert {name: bound.value for name, bound in found.overall.items()} == overall.to_dict()
+    apart = slack(found)
+    assert set(apart["rung"]) == set(RUNGS) and apart["task"].dropna().unique().tolist() == [0, 1, 2]
+    more = model.ladder(*held, simulations=2000, batch=4, intersections=0)
+    assert more.overall["L4"].value < found.overall["L4"].value and more.overall["L5"].value == found.overall["L5"].value
+    assert found.overall["L5b"].value < more.overall["L5b"].value == more.overall["L5"].value
+
+
+def test_a_law_that_fits_is_kept_and_its_rungs_stand():
+    X, y = tasks(n=200, apart=4.0)
+    model = SignatureRetriever(random_state=0).fit(X, y)
+    test_X, test_y = tasks(n=300, seed=2, apart=4.0)
+    judged = model.judge(*tasks(n=400, seed=1, apart=4.0), test_X, test_y, query_law=QueryLawConfig(samples_per_component=400))
+    wrong = model.predict(test_X) != test_y
+    assert (judged.overall.measured.errors, judged.overall.measured.n) == (wrong.sum(), wrong.size)
+    assert [unit.measured.errors for unit in judged.tasks] == [wrong[test_y == k].sum() for k in range(3)]
+    assert [unit.name for unit in judged.tasks] == ["0", "1", "2"]
+    assert judged.overall.law.verdict == "not rejected" and 0.8 < judged.overall.law.overdispersion_law < 1.25
+    assert all(judged.overall.rungs[name].guarantee for name in ("L3", "L5", "L8"))
+    assert judged.overall.rungs["L5"].value == judged.ladder.overall["L5"].value
+    row = judged.slack().query("level_of == 'overall' and rung == 'L5'").iloc[0]
+    assert row["reference"] == wrong.mean() and row["total"] == pytest.approx(np.log10(row["value"] / wrong.mean()), abs=1e-9)
+
+
+def test_rungs_under_a_law_that_does_not_fit_are_no_guarantees():
+    """Test samples three times as widely spread: own distances tell, and what only held-out samples prove is left."""
+    X, y = tasks(n=200, apart=8.0)
+    model = SignatureRetriever(random_state=0).fit(X, y)
+    test_X, test_y = tasks(n=100, seed=2, apart=8.0)
+    centres = np.stack([test_X[test_y == k].mean(axis=0) for k in range(3)])[test_y]
+    for samples in (tasks(n=200, seed=1, apart=8.0), (None, None)):
+        judged = model.judge(*samples, centres + 3 * (test_X - centres), test_y, simulations=2000)
+        assert judged.overall.law.verdict == "rejected" and "own distances do not follow it" in judged.overall.law.reasons
+        assert not any(rung.guarantee for name, rung in judged.overall.rungs.items() if name != "L8")
+        assert judged.overall.rungs["L8"].vacuous == (samples[0] is None)
+    with pytest.raises(InputError, match="no sample of task 0"):
+        model.judge(None, None, test_X[test_y > 0], test_y[test_y > 0])
 
 
 def test_bounds_take_settings_of_the_query_law():

@@ -89,3 +89,10 @@ def test_without_a_measurement_the_simulated_law_is_the_reference():
     assert (table["assumption"].dropna() == 0).all()
     with pytest.raises(InputError, match="scale"):
         slack(ladder(rule, law, simulations=0, intersections=0), scale="nats")  # type: ignore[arg-type]
+
+
+def test_a_measurement_of_what_is_not_bounded_is_refused():
+    found = ladder(*Setting(0, 3, (1, 1), 1.0).build(), simulations=0, intersections=0)
+    for key in ("overall", ("task", 2), ("cluster", 0)):
+        with pytest.raises(InputError, match="measured: has the key"):
+            slack(found, {key: Measured(3, 40, 0.95)})

@@ -12,6 +12,7 @@ from scipy import stats
 from strategies import cross_law, settings_of_retrieval, signatures
 
 from theory import RUNGS, Gaussians, HeldOut, InputError, QueryLaw, Rule, Signatures, ladder, separation, well_specified
+from theory.testing import Setting
 
 _UPPER = ("L1", "L1b", "L2", "L3", "L5", "L7")
 _DRAWS = 20_000
@@ -210,6 +211,18 @@ def test_bad_signatures_are_named(change, what):
     good = {"means": np.zeros((3, 2)), "covariances": np.stack([np.eye(2)] * 3), "task": np.array([0, 1, 1])}
     with pytest.raises(InputError, match=what):
         Signatures(**{**good, **change})
+
+
+def test_the_law_given_a_task_or_a_cluster_has_its_bounds():
+    rule, law = Setting(5, 3, (2, 1, 3), 2.0, spaces="cross", weighted=True).build()
+    whole = ladder(rule, law, simulations=0)
+    for known, rungs in [*(({"task": k}, whole.tasks[k]) for k in range(3)), ({"task": 2, "cluster": 4}, whole.clusters[2, 4])]:
+        part = law.given(**known)
+        assert part.weights.sum() == pytest.approx(1.0) and part.name == law.name
+        for name, bound in ladder(rule, part, simulations=0, units="overall").overall.items():
+            assert bound.log_formula == pytest.approx(rungs[name].log_formula, abs=1e-9), name
+    with pytest.raises(InputError, match="no component of task 0, cluster 4"):
+        law.given(0, 4)
 
 
 def test_law_and_signature_must_fit():
