@@ -18,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
-from empirics import report
+from empirics import processes, report
 from empirics.ablation_table import BASE, SCHEMA, Variant, summarise
 from empirics.config import RunConfig, changed_config, read_table
 from empirics.evaluation import evaluate
@@ -135,6 +135,7 @@ def ablate(base: RunConfig, variants: Sequence[Variant], folder: Path, *, quiet:
     missing = [v for run, v in runs.items() if not (folder / run / "report.md").is_file()]
     for encoding in dict.fromkeys(_encoding(v.config) for v in missing):
         _run_sharing(opened[encoding], [v for v in missing if _encoding(v.config) == encoding], folder, quiet)
+    processes.leave_to_main()
     return summarise(base, variants, left_out, folder)
 
 
@@ -204,7 +205,9 @@ def _run_sharing(opened: tuple[Stream, Backbone], variants: Sequence[Variant], f
 
     use_threads(variants[0].config)
     shared = PhaseClock(quiet)
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True, quiet=quiet or not processes.is_main())
+    # Read off the folder before the main process, which may be ahead of this one, changes it.
+    fitted = {variant.run for variant in variants if is_fitted(folder / variant.run)}
     source = None
     for training in dict.fromkeys(_training(v.config) for v in variants):
         embedded = None
@@ -213,7 +216,7 @@ def _run_sharing(opened: tuple[Stream, Backbone], variants: Sequence[Variant], f
             # Phases bear the same names in every variant.
             console.print(f"variant {variant}", markup=False, highlight=False)
             path = folder / variant.run
-            if not is_fitted(path):
+            if variant.run not in fitted:
                 if source is None:
                     source = encode(*opened, shared)
                 own = PhaseClock(quiet)
@@ -222,7 +225,9 @@ def _run_sharing(opened: tuple[Stream, Backbone], variants: Sequence[Variant], f
                         embedded = train_and_embed(variant.config, *opened, source, clock)
                     # A run's seconds are what it would have taken alone.
                     own.seconds |= shared.seconds | clock.seconds
-                    fit(variant.config, embedded, path, own)
-            evaluate(path, PhaseClock(quiet))
+                    if processes.is_main():
+                        fit(variant.config, embedded, path, own)
+            if processes.is_main():
+                evaluate(path, PhaseClock(quiet))
         del embedded
         gc.collect()

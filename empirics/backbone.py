@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import nn
 
+from empirics import processes
 from empirics.anatomy import first_argument
 from empirics.config import BackboneConfig
 from empirics.encoder import Advance, Backbone, assemble, batches, check_embeddings, lower, suffix
@@ -291,9 +292,9 @@ def encode_prefix(backbone: Backbone, inputs: Sequence[Any], advance: Advance | 
     order = np.concatenate(split)
     starts[order] = np.cumsum(lengths[order]) - lengths[order]
     states = _states_memory(backbone, int(lengths.sum()))
-    pooled = []
-    with torch.inference_mode(), backbone.precision():
-        for batch, (model_input, mask) in zip(split, prepared(backbone, inputs, lengths, split), strict=True):
+    own, pooled = processes.share(split), []
+    with processes.together(), torch.inference_mode(), backbone.precision():
+        for batch, (model_input, mask) in zip(own, prepared(backbone, inputs, lengths, own), strict=True):
             entered: list[torch.Tensor] = []
             with _entering(backbone, entered):
                 output = _forward(backbone, model_input, mask)
@@ -306,8 +307,12 @@ def encode_prefix(backbone: Backbone, inputs: Sequence[Any], advance: Advance | 
             pooled.append(backbone.pool(output.last_hidden_state, mask))
             if advance is not None:
                 advance(batch.size)
-    frozen = _in_rows(pooled, split, backbone)
-    return PrefixRecomputed(backbone, inputs, lengths, frozen) if states is None else PrefixCache(states, starts, lengths, frozen)
+        frozen = _in_rows(pooled, own, len(inputs), backbone)
+    processes.add_up([torch.from_numpy(frozen)])
+    if states is None:
+        return PrefixRecomputed(backbone, inputs, lengths, frozen)
+    processes.add_up([states])
+    return PrefixCache(states, starts, lengths, frozen)
 
 
 def _states_memory(backbone: Backbone, tokens: int) -> Float[torch.Tensor, "rows w"] | None:
@@ -319,21 +324,22 @@ def _states_memory(backbone: Backbone, tokens: int) -> Float[torch.Tensor, "rows
         states = torch.empty(tokens + 1, backbone.width, device=backbone.device)
     else:
         states = torch.empty(tokens + 1, backbone.width, pin_memory=backbone.device.type == "cuda")
-    states[-1] = 0.0
+    # The row of zeros; all of them, if other processes add theirs.
+    states[-1 if processes.count() == 1 else 0 :] = 0.0
     return states
 
 
 def _in_rows(
-    pooled: Sequence[Float[torch.Tensor, "b d"]], split: Sequence[Int[np.ndarray, " b"]], backbone: Backbone
+    pooled: Sequence[Float[torch.Tensor, "b d"]], split: Sequence[Int[np.ndarray, " b"]], n: int, backbone: Backbone
 ) -> Float[np.ndarray, "n d"]:
-    """Embeddings of batches in the order of their documents, fetched from the device at once, so that no batch waits for it.
+    """Embeddings of batches in the rows of their documents, zeros in others; fetched from the device at once, so that no batch waits.
 
     Raises
     ------
     InputError
         If an embedding is NaN or infinite.
     """
-    out = np.empty((sum(b.size for b in split), backbone.dimension), dtype=np.float32)
+    out = np.zeros((n, backbone.dimension), dtype=np.float32)
     if split:
         out[np.concatenate(split)] = torch.cat(list(pooled)).cpu().numpy()
     check_embeddings(out)
@@ -351,20 +357,22 @@ def embed(
         If an embedding is NaN or infinite.
     """
     pooled, split = [], []
-    with torch.inference_mode():
+    with processes.together(), torch.inference_mode():
         for rows, hidden, mask in embed_batches(backbone, source, indices):
             pooled.append(suffix(backbone, hidden, mask))
             split.append(rows)
             if advance is not None:
                 advance(rows.size)
-    return _in_rows(pooled, split, backbone)
+        out = _in_rows(pooled, split, len(indices), backbone)
+    processes.add_up([torch.from_numpy(out)])
+    return out
 
 
 def embed_batches(
     backbone: Backbone, source: PrefixSource, indices: Int[np.ndarray, " n"]
 ) -> Iterator[tuple[Int[np.ndarray, " b"], Float[torch.Tensor, "b t w"], Bool[torch.Tensor, "b t"] | None]]:
-    """Batches of similar length: their rows in `indices`, the states that enter the first adapted layer, and the mask."""
+    """Batches of similar length that fall to this process: rows in `indices`, states that enter the first adapted layer, and mask."""
     indices = np.asarray(indices)
-    split = list(batches(source.lengths[indices], backbone.config.batch_size))
+    split = processes.share(list(batches(source.lengths[indices], backbone.config.batch_size)))
     for rows, (hidden, mask) in zip(split, source.padded((indices[rows] for rows in split), backbone.device), strict=True):
         yield rows, hidden, mask

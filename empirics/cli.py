@@ -13,6 +13,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from empirics.processes import is_main
 from theory.bound import Bound
 from theory.errors import InputError
 from theory.files import read_queries, read_signatures
@@ -433,7 +434,8 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        print(f"proteus-bounds: {' '.join(str(error).split())}", file=sys.stderr)
+        if is_main():
+            print(f"proteus-bounds: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

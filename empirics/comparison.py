@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from empirics import processes
 from empirics.config import RunConfig
 from empirics.generic_corpus import generic_corpus
 from empirics.images import digest
@@ -115,11 +116,14 @@ def compare(config: RunConfig, folder: Path, *, quiet: bool = False) -> dict[str
         if orders:
             missing[seed] = orders
     if not missing:
+        processes.leave_to_main()
         return summarise(folder)
     use_threads(config)
     stream, backbone = open_stream(config.model_copy(update={"seed": min(missing)}))
     methods, left_out = possible_methods(config, stream, methods)
     check_stream(config, stream, backbone.dimension, methods)
+    # What there is to do is read off the folder, which the main process now begins to change.
+    processes.wait()
     if not continued:
         claim_folder(folder)
         write_json(folder / "settings.json", settings)
@@ -130,6 +134,7 @@ def compare(config: RunConfig, folder: Path, *, quiet: bool = False) -> dict[str
         corpus = generic_corpus(config, stream) if any(method.remedy == "corpus" for method in methods) else ()
         own = config.model_copy(update={"seed": seed})
         _run_seed(own, without_query(stream), corpus, backbone, orders, methods, left_out, folder, clock)
+    processes.leave_to_main()
     return summarise(folder)
 
 

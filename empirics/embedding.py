@@ -14,6 +14,7 @@ from empirics.adapters import Adapter, active
 from empirics.backbone import Backbone, PrefixSource, embed, encode_prefix, load_backbone
 from empirics.config import BackboneConfig, RunConfig
 from empirics.multi import embed_all
+from empirics.processes import begin
 from empirics.record import PhaseClock
 from empirics.seeding import generator
 from empirics.streams import Stream, load_stream, training_parts
@@ -48,7 +49,8 @@ class Embedded:
 
 
 def use_threads(config: RunConfig) -> None:
-    """Set what holds for the whole process: computing threads, and sums in a fixed order."""
+    """Set what holds for the whole process: the others that it works with, computing threads, and sums in a fixed order."""
+    begin(cpu=config.backbone.device == "cpu")
     if config.threads:
         torch.set_num_threads(config.threads)
     # Without a workspace of fixed size cuBLAS refuses to be deterministic; it reads this when it is first used.

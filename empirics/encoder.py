@@ -171,7 +171,8 @@ def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneC
     if pooling != "mean":
         last = f"{anatomy.layers}.{len(blocks) - 1}"
         narrow = tuple(f"{last}.{name}" for name in find_narrow(blocks[-1], states))
-    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     if config.compile:
         _check_compiler(device)
     return Backbone(

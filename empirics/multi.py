@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
+from empirics import processes
 from empirics.adapters import Adapter, rounded
 from empirics.anatomy import placed, run_block
 from empirics.backbone import Advance, Backbone, PrefixSource, embed_batches, suffix
@@ -81,8 +82,8 @@ def embed_all(
     parts = [slice(k, min(k + group, len(adapters))) for k in range(0, len(adapters), group)]
     independent = _untouched(backbone, adapters)
     stacks = [_modules(backbone, adapters[part], independent) for part in parts]
-    out = np.empty((indices.size, len(adapters), backbone.dimension), dtype=np.float32)
-    with torch.inference_mode():
+    out = np.zeros((indices.size, len(adapters), backbone.dimension), dtype=np.float32)
+    with processes.together(), torch.inference_mode():
         for batch, states, real in embed_batches(backbone, source, indices):
             lengths = source.lengths[indices[batch]]
             # Fetched from the device once a batch: a GPU that is waited for more often would stand still.
@@ -102,7 +103,8 @@ def embed_all(
                 if advance is not None:
                     advance(batch.size * m)
             out[batch] = found.cpu().numpy()
-    check_embeddings(out)
+        check_embeddings(out)
+    processes.add_up([torch.from_numpy(out)])
     return out
 
 

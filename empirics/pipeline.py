@@ -18,6 +18,7 @@ from sklearn.base import ClassifierMixin
 from empirics.config import RunConfig, SignatureConfig
 from empirics.evaluation import ARMS, components_are_classes, evaluate
 from empirics.heads import fit_head
+from empirics.processes import leave_to_main
 from empirics.query_law import choose_query_law, fit_query_law
 from empirics.record import PhaseClock, claim_folder, environment, peak_memory_bytes, read_json, write_json, write_parquet, write_tensors
 from empirics.report import SCHEMA, Report
@@ -59,9 +60,11 @@ def run(config: RunConfig, folder: Path, *, quiet: bool = False) -> Report:
     claim_folder(folder, config.model_dump(mode="json"))
     clock = PhaseClock(quiet)
     if is_fitted(folder):
+        leave_to_main()
         return evaluate(folder, clock)
     write_json(folder / "run.json", _about(config, stream, accelerator(backbone)))
     embedded = train_and_embed(config, stream, backbone, encode(stream, backbone, clock), clock)
+    leave_to_main()
     fit(config, embedded, folder, clock)
     return evaluate(folder, clock)
 

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from empirics.processes import is_main
 from theory.errors import InputError
 from theory.files import UNFINISHED, write_whole
 
@@ -36,7 +37,9 @@ _MARKER = "unfinished.json"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, in a folder that is made if it is missing."""
+    """Write a file whole or not at all, in a folder that is made if it is missing; of several processes, the main one alone."""
+    if not is_main():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, data)
 
@@ -105,6 +108,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 def claim_folder(path: Path, settings: Any = None) -> None:
     """Make the folder of a new run; refuse one that holds anything but what a run of the same settings left when it was cut short.
 
+    Of several processes, the main one alone does so.
+
     Parameters
     ----------
     path : Path
@@ -116,6 +121,8 @@ def claim_folder(path: Path, settings: Any = None) -> None:
     InputError
         If the folder holds anything else or cannot be made.
     """
+    if not is_main():
+        return
     marker = path / _MARKER
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -140,7 +147,9 @@ def finish_folder(path: Path) -> None:
 
 
 def clear_folder(path: Path) -> None:
-    """Remove the temporary files that a killed run left in its folder."""
+    """Remove the temporary files that a killed run left in its folder; of several processes, the main one alone."""
+    if not is_main():
+        return
     for file in path.rglob(f".*{UNFINISHED}"):
         file.unlink(missing_ok=True)
 
@@ -245,7 +254,7 @@ class PhaseClock:
     def __init__(self, quiet: bool = False) -> None:
         self.seconds: dict[str, float] = {}
         self.peak_bytes: dict[str, int] = {}
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console = Console(stderr=True, quiet=quiet or not is_main())
 
     @contextmanager
     def phase(self, name: str, total: int) -> Iterator[Callable[[int], None]]:

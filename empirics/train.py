@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
+from empirics import processes
 from empirics.adapters import Adapter, LowRankLinear, Units, fold, pool_units, principal_angles, rounded
 from empirics.anatomy import placed
 from empirics.backbone import Advance, Backbone, PrefixSource, suffix
@@ -276,13 +277,14 @@ def _train(
     correct, start = torch.zeros((), dtype=torch.int64, device=device), time.perf_counter()
     with placed(backbone.model, modules):
         for epoch in range(config.epochs):
-            order = rng.permutation(len(indices))
-            split = [np.array_split(batch, min(config.accumulate, batch.size)) for batch in np.array_split(order, per_epoch)]
-            states = cache.padded((indices[piece] for pieces in split for piece in pieces), device)
-            wanted = iter(target[moved(torch.from_numpy(order), device)].split([piece.size for pieces in split for piece in pieces]))
+            batches = np.array_split(rng.permutation(len(indices)), per_epoch)
+            split = [_pieces(batch, config.accumulate) for batch in batches]
+            mine = [piece for pieces in split for piece in pieces]
+            states = cache.padded((indices[piece] for piece in mine), device)
+            order = torch.from_numpy(np.concatenate([*mine, np.empty(0, dtype=np.int64)]))
+            wanted = iter(target[moved(order, device)].split([piece.size for piece in mine]))
             totals, entropies = [], []
-            for pieces in split:
-                size = sum(piece.size for piece in pieces)
+            for batch, pieces in zip(batches, split, strict=True):
                 optimizer.zero_grad(set_to_none=True)
                 total, entropy = torch.zeros((), device=device), torch.zeros((), device=device)
                 for piece in pieces:
@@ -299,11 +301,12 @@ def _train(
                         overlap = torch.cat([p.overlap() for p in composed])
                         loss = own + adapter_config.orthogonality * (overlap.sum() / len(modules))
                     # Weighted by size, the pieces add up to the step that the whole batch would give.
-                    share = piece.size / size
+                    share = piece.size / batch.size
                     (share * loss).backward()
                     total, entropy = total + share * loss.detach(), entropy + share * own.detach()
                     if epoch == config.epochs - 1:
                         correct += (logits.argmax(1) == labelled).sum()
+                processes.add_up_gradients([x for group in optimizer.param_groups for x in group["params"]])
                 optimizer.step()
                 for p in composed:
                     p.shrink(schedule.get_last_lr()[0], adapter_config.l1, adapter_config.l2)
@@ -313,10 +316,13 @@ def _train(
                 totals.append(total)
                 entropies.append(entropy)
                 if advance is not None:
-                    advance(size)
-            if not torch.isfinite(torch.stack(totals)).all():
+                    advance(batch.size)
+            summed = torch.stack(totals), torch.stack(entropies)
+            processes.add_up(summed)
+            if not torch.isfinite(summed[0]).all():
                 raise InputError("training.learning_rate", f"{config.learning_rate} makes the loss of task {task} diverge; lower it")
-            losses += torch.stack(entropies).tolist()
+            losses += summed[1].tolist()
+    processes.add_up([correct])
     elapsed = time.perf_counter() - start
     results = {name: rest for p in projections for name, *rest in p.results(projected=projecting)}
     new, composition, folded = ({name: results[name][k] for name in backbone.projections(adapter_config.targets)} for k in range(3))
@@ -330,6 +336,12 @@ def _train(
         smallest_angle=min(principal_angles(adapter, earlier).values()),
     )
     return adapter, log, head.detach().cpu().numpy().copy()
+
+
+def _pieces(batch: Int[np.ndarray, " b"], count: int) -> list[Int[np.ndarray, " p"]]:
+    """What this process computes of a step, in so many pieces."""
+    own = processes.share(batch)
+    return np.array_split(own, min(count, own.size)) if own.size else []
 
 
 def _check_room(name: str, base: nn.Linear, pool: Units, config: AdapterConfig) -> None:

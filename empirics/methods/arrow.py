@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import nn
 
+from empirics import processes
 from empirics.adapters import Adapter, Units
 from empirics.anatomy import placed
 from empirics.backbone import Backbone, PrefixSource, embed_batches, suffix
@@ -74,11 +75,12 @@ def gate_shares(
         At least one, all on the same projections.
     """
     modules = routed(backbone, adapters)
-    out = np.empty((indices.size, len(adapters)))
+    out = np.zeros((indices.size, len(adapters)))
     with placed(backbone.model, modules), torch.inference_mode():
         for rows, hidden, mask in embed_batches(backbone, source, indices):
             suffix(backbone, hidden, mask)
             out[rows] = torch.stack([_mean_gates(module, mask) for module in modules.values()]).mean(0).cpu().numpy()
+    processes.add_up([torch.from_numpy(out)])
     return out
 
 
