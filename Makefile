@@ -9,7 +9,7 @@ FIGURE_RUN ?= runs/small-seed0
 FIGURE_COMPARISON ?= runs/compare-small-seed0
 FIGURE_ABLATION ?= runs/ablation-small-seed0
 
-.PHONY: verify test figures docs mutants bench lint clean
+.PHONY: verify test test-gpu figures docs mutants bench lint clean
 
 # The stamp is newer than what it was made from, so set-up happens once and again only when the pins change.
 $(VENV)/.ready: pyproject.toml constraints.txt materials.txt
@@ -24,6 +24,10 @@ verify: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	"$(BIN)/python" -m pytest -n auto --maxprocesses=4 --dist loadfile
+
+# What needs a GPU, on a machine that has one; the other tests hide it.
+test-gpu: $(VENV)/.ready
+	PROTEUS_TEST_GPU=1 "$(BIN)/python" -m pytest tests/empirics/test_gpu.py
 
 # Every figure as PDF and PNG, and its data as CSV, in build/figures (paper_figures/README.md).
 figures: $(VENV)/.ready $(FIGURE_RUN)/report.json $(FIGURE_COMPARISON)/comparison.json $(FIGURE_ABLATION)/ablation.json
