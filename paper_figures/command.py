@@ -130,6 +130,10 @@ def _canvas(figure: Figure, panels: Sequence[tuple[str, Panel]]) -> Canvas:
     if figure.legend:
         lines += _gather_legends(canvas)
     canvas.set_figheight(sum(heights) + _LINE * lines)
+    # Laid out once: every format would shift what the one before left.
+    for _ in range(2):
+        canvas.draw_without_rendering()
+    canvas.set_layout_engine("none")
     return canvas
 
 
