@@ -53,9 +53,7 @@ def write_run(
     mean = gap * rng.normal(size=(len(of), 1 + len(tasks), 5))
     noise = rng.normal(size=(part.size, 1 + len(tasks), 5)) * np.where(part == "test", surprise, 1.0)[:, None, None]
     x = (np.repeat(mean, each, axis=0) + noise).astype(np.float32)
-    stream = Stream(
-        "drawn", tuple(Task(*item) for item in tasks.items()), ("",) * part.size, task, label, part, exchangeable=exchangeable
-    )
+    stream = Stream("drawn", tuple(Task(*item) for item in tasks.items()), ("",) * part.size, task, label, part, exchangeable=exchangeable)
     logs = (TrainingLog((1.0, 0.5), 0.75, 120.0, 0.5, 88.5),) * len(tasks)
     clock = PhaseClock(quiet=True)
     # As if it had been trained, and always alike.
