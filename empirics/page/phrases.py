@@ -70,7 +70,7 @@ def verdict(root: Field) -> Prose:
     )
     best = tightest(unit, of_batches(root["run"].value))
     if best is None:
-        return (*found, "no guarantee stands: ", *_why_none(unit), ".")
+        return (*found, "no guarantee stands: ", *_why_none(unit, of_batches(root["run"].value)), ".")
     name, rung = best
     confidence = rung["confidence"]
     held: Prose = () if confidence.value is None else (", with confidence ", confidence.shown("share"))
@@ -126,10 +126,11 @@ def _basis(unit: Field, rung: Field) -> Prose:
     )
 
 
-def _why_none(unit: Field) -> Prose:
+def _why_none(unit: Field, batches: frozenset[str]) -> Prose:
     reasons: dict[Mark, list[Prose]] = {}
     for name, rung in unit["rungs"].items():
-        reasons.setdefault(worth(rung.value), []).append((name,))
+        if name not in batches:
+            reasons.setdefault(worth(rung.value), []).append((name,))
     said: list[Prose] = []
     if names := reasons.get(Mark.REJECTED):
         said.append((*joined(names), " cannot be relied on (", *_rejection(unit), ")"))
@@ -137,6 +138,8 @@ def _why_none(unit: Field) -> Prose:
         said.append(("the measured error contradicts ", *joined(names)))
     if names := reasons.get(Mark.VACUOUS):
         said.append(("vacuous: ", *joined(names)))
+    if batches:
+        said.append((*joined([(name,) for name in sorted(batches)]), " speaks of batches"))
     return joined(said, "; ")
 
 

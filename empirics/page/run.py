@@ -124,8 +124,9 @@ def _ladder(root: Field, drawings: Mapping[str, Drawing]) -> Section:
         frozenset({2, 3, 4}),
     )
     tasks = units_table(("Every task, rungs that say something of at least one",), [*root["tasks"], unit], root)
-    stands = [(name,) for name, rung in unit["rungs"].items() if worth(rung.value) is Mark.GUARANTEE]
-    rejected = [(name,) for name, rung in unit["rungs"].items() if worth(rung.value) in (Mark.REJECTED, Mark.CONTRADICTED)]
+    single = [(name, worth(rung.value)) for name, rung in unit["rungs"].items() if name not in batches]
+    stands = [(name,) for name, mark in single if mark is Mark.GUARANTEE]
+    rejected = [(name,) for name, mark in single if mark in (Mark.REJECTED, Mark.CONTRADICTED)]
     message: Prose = (
         "Measured error with its interval against every rung, on a logarithmic axis. Overall the measured error is ",
         *measured_prose(unit["measured"]),

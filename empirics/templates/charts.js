@@ -8,9 +8,13 @@
     place.className = "chart";
     place.setAttribute("role", "img");
     place.setAttribute("aria-labelledby", drawing.getAttribute("aria-labelledby"));
+    // Inside, because vega-embed gives its own element another role; tables tell what single marks tell.
+    const inside = place.appendChild(document.createElement("div"));
+    inside.setAttribute("aria-hidden", "true");
+    inside.style.width = "100%";
     drawing.after(place);
     const options = { actions: false, renderer: "svg", ast: true };
-    vegaEmbed(place, JSON.parse(source.textContent), options).then(
+    vegaEmbed(inside, JSON.parse(source.textContent), options).then(
       () => figure.classList.add("drawn"),
       () => place.remove(),
     );
