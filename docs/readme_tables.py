@@ -3,7 +3,7 @@
 A block of the README between `<!-- results: NAME -->` and `<!-- end -->` is what the function of that name gives::
 
     python docs/readme_tables.py                                    # write the blocks anew
-    python docs/readme_tables.py --keep RUN COMPARISON COMPARISON   # first take over other results
+    python docs/readme_tables.py --keep RUN ABLATION COMPARISON COMPARISON   # first take over other results
 """
 
 from __future__ import annotations
@@ -115,12 +115,13 @@ def rendered(page: str) -> str:
     return _BLOCK.sub(lambda m: f"{m[1]}{made[m[2]]()}\n{m[4]}", page)
 
 
-def keep(run: Path, *comparisons: Path) -> None:
-    """Take over the report of a run, less the clusters of arms that do not head it, and the summaries of comparisons."""
+def keep(run: Path, ablation: Path, *comparisons: Path) -> None:
+    """Take over the report of a run, less the clusters of arms that do not head it, an ablation, and the summaries of comparisons."""
     report = read_json(run / "report.json")
     for arm in report["arms"]:
         arm["clusters"] = []
     write_json(RESULTS / "default.json", report)
+    write_bytes(RESULTS / "ablation.md", (ablation / "ablation.md").read_bytes())
     for folder in comparisons:
         summary = read_json(folder / "comparison.json")
         write_json(RESULTS / f"compare-{summary['stream']}.json", summary)
@@ -129,7 +130,7 @@ def keep(run: Path, *comparisons: Path) -> None:
 def main() -> None:
     """Write the README's blocks anew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", nargs="+", type=Path, metavar="FOLDER", help="a run, then comparisons")
+    parser.add_argument("--keep", nargs="+", type=Path, metavar="FOLDER", help="a run, an ablation, then comparisons")
     options = parser.parse_args()
     if options.keep:
         keep(*options.keep)

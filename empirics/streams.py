@@ -273,7 +273,10 @@ def _without_small_classes(config: StreamConfig, documents: Documents) -> Docume
     left = documents.frame[keep].reset_index(drop=True)
     tasks = tuple(task for task in documents.tasks if (left["task"] == task).any())
     return replace(
-        documents, frame=left, tasks=tasks, left_out=(*documents.left_out, f"{len(small)} classes too small for their parts: {some_of(small)}")
+        documents,
+        frame=left,
+        tasks=tasks,
+        left_out=(*documents.left_out, f"{len(small)} classes too small for their parts: {some_of(small)}"),
     )
 
 

@@ -17,7 +17,10 @@ from empirics.images import Image
 from empirics.multi import embed_all
 from empirics.train import train_adapter
 
-pytestmark = [pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU, or `make test-gpu` did not ask for it"), pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU, or `make test-gpu` did not ask for it"),
+    pytest.mark.filterwarnings("ignore"),
+]
 KINDS = ("bert", "vit", "dinov2")
 ATOL = {"float32": 1e-4, "bfloat16": 2e-2}
 
