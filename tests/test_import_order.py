@@ -32,6 +32,36 @@ def test_empirics_does_not_reach_up(path):
     assert not _imports(path) & {"paper_figures", "tests", "notebooks", "pickle"}
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "paper_figures").glob("*.py")), ids=lambda p: p.name)
+def test_figures_train_nothing(path):
+    assert not _imports(path) & {"torch", "transformers", "peft", "sklearn", "tests", "notebooks", "pickle"}
+
+
+def test_nobody_imports_the_figures():
+    sources = [path for name in ("theory", "empirics", "benchmarks") for path in (ROOT / name).rglob("*.py")]
+    assert sources
+    for path in sources:
+        assert "paper_figures" not in _imports(path), path.name
+
+
+@pytest.mark.parametrize("package", ["theory", "empirics"])
+def test_only_the_plotting_modules_need_matplotlib(package):
+    # At the top of a module: inside a function it is loaded only when something is drawn.
+    for path in (ROOT / package).rglob("*.py"):
+        top = {
+            name.split(".")[0]
+            for node in ast.parse(path.read_text("utf-8")).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+        }
+        assert "matplotlib" not in top or path.name == "plotting.py", path
+
+
+def test_drawing_a_run_loads_no_torch():
+    code = "import sys, paper_figures.command, empirics.plotting; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
 def test_importing_theory_loads_no_torch():
-    code = "import sys, theory; sys.exit(not {'torch', 'sklearn', 'sympy'}.isdisjoint(sys.modules))"
+    code = "import sys, theory; sys.exit(not {'torch', 'sklearn', 'sympy', 'matplotlib'}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
