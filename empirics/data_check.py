@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from empirics.config import RunConfig
-from empirics.documents import PARTS, Modality
+from empirics.documents import PARTS, Modality, some_of
 from empirics.images import size
 from empirics.seeding import generator
 from empirics.streams import Stream, load_stream, same_mix
@@ -164,7 +164,7 @@ def _warnings(stream: Stream, tasks: Sequence[TaskSummary], dimension: int) -> t
     for part, least in _FEW.items():
         few = [f"{t.name}/{c.name} ({getattr(c, part)})" for t in tasks for c in t.classes if getattr(c, part) < least]
         if few:
-            out.append(f"{len(few)} classes have fewer than {least} {part} documents: {_some(few)}")
+            out.append(f"{len(few)} classes have fewer than {least} {part} documents: {some_of(few)}")
     totals = {t.name: t.total("train") for t in tasks}
     most, least_ = max(totals, key=totals.__getitem__), min(totals, key=totals.__getitem__)
     if totals[most] > _UNBALANCED * totals[least_]:
@@ -178,12 +178,8 @@ def _warnings(stream: Stream, tasks: Sequence[TaskSummary], dimension: int) -> t
         out.append(f"{reservoir} reservoir documents span at most {max(reservoir - 1, 0)} dimensions; signature.dimension is {dimension}")
     shared = sorted(set.intersection(*({c.name for c in t.classes} for t in tasks)))
     if shared:
-        out.append(f"every task has the classes {_some(shared)}: they are taken for different classes")
+        out.append(f"every task has the classes {some_of(shared)}: they are taken for different classes")
     return tuple(out)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def print_summary(summary: Summary, console: Console) -> None:
@@ -194,7 +190,7 @@ def print_summary(summary: Summary, console: Console) -> None:
     for k, task in enumerate(summary.tasks, start=1):
         cells = [str(k), task.name, str(len(task.classes)), *(str(task.total(part)) for part in PARTS)]
         # Text, not markup: a name may hold brackets.
-        table.add_row(*map(Text, [*cells, _some([c.name for c in task.classes])]))
+        table.add_row(*map(Text, [*cells, some_of([c.name for c in task.classes])]))
     console.print(table)
     lines = [f"{s.what.capitalize()}: {s.least} to {s.greatest}, median {s.median}." for s in summary.sizes]
     lines += [f"Left out: {what}." for what in summary.left_out]

@@ -264,6 +264,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def some_of(names: Sequence[str]) -> str:
+    """A few of many names, for a message."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def check_task_names(names: Iterable[str]) -> None:
     """Refuse names that cannot name folders, in which the tasks' adapters are saved, or that some systems take for one folder.
 

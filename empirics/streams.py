@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from empirics.config import RunSignatureConfig, StreamConfig
 from empirics.corpora import corpus, digits, mnist
-from empirics.documents import PARTS, Documents, Input, Modality, Parted, Task, document_frame, select_tasks, usable
+from empirics.documents import PARTS, Documents, Input, Modality, Parted, Task, document_frame, select_tasks, some_of, usable
 from empirics.hub import HUB_STREAMS, read_hub
 from empirics.seeding import generator
 from empirics.tables import read_data
@@ -270,12 +270,10 @@ def _without_small_classes(config: StreamConfig, documents: Documents) -> Docume
             small.append(f"{task}/{name}" if len(documents.tasks) > 1 else name)
     if not small:
         return documents
-    told = ", ".join(small[:5]) + (f" and {len(small) - 5} more" if len(small) > 5 else "")
     left = documents.frame[keep].reset_index(drop=True)
     tasks = tuple(task for task in documents.tasks if (left["task"] == task).any())
-    return replace(
-        documents, frame=left, tasks=tasks, left_out=(*documents.left_out, f"{len(small)} classes too small for their parts: {told}")
-    )
+    why = f"{len(small)} classes too small for their parts: {some_of(small)}"
+    return replace(documents, frame=left, tasks=tasks, left_out=(*documents.left_out, why))
 
 
 def build_stream(config: StreamConfig, tasks: Sequence[Task], frames: Sequence[pd.DataFrame], rng: np.random.Generator) -> Stream:
