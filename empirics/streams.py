@@ -272,12 +272,8 @@ def _without_small_classes(config: StreamConfig, documents: Documents) -> Docume
         return documents
     left = documents.frame[keep].reset_index(drop=True)
     tasks = tuple(task for task in documents.tasks if (left["task"] == task).any())
-    return replace(
-        documents,
-        frame=left,
-        tasks=tasks,
-        left_out=(*documents.left_out, f"{len(small)} classes too small for their parts: {some_of(small)}"),
-    )
+    why = f"{len(small)} classes too small for their parts: {some_of(small)}"
+    return replace(documents, frame=left, tasks=tasks, left_out=(*documents.left_out, why))
 
 
 def build_stream(config: StreamConfig, tasks: Sequence[Task], frames: Sequence[pd.DataFrame], rng: np.random.Generator) -> Stream:
