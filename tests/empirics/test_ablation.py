@@ -14,11 +14,14 @@ from typer.testing import CliRunner
 
 from empirics import ablation, cli, embedding, pipeline
 from empirics.ablation import ablate, chosen_variants, read_variants
+from empirics.adapters import active
+from empirics.backbone import embed, encode_prefix
 from empirics.config import RunConfig, load_config
 from empirics.pipeline import evaluate, run
 from empirics.record import PhaseClock, read_tensors
 from empirics.seeding import generator
 from empirics.streams import load_stream, training_parts
+from empirics.train import train_adapter
 from theory.certificates import clopper_pearson
 from theory.errors import InputError
 
@@ -280,6 +283,25 @@ def test_shipped_variants_are_sound_and_cover_what_is_asked(preset):
     # Every change is of what its group is about.
     assert {v.run for v in variants if v.config == settings} == {"runs/base"}
     assert len({ablation._training(v.config) for v in variants}) == 6
+
+
+def test_every_shipped_training_takes_a_step_beside_an_earlier_adapter():
+    """Each way to train that the shipped variants name, on a tiny random encoder: finite, and the earlier adapter used only if composed."""
+    backbone = tiny.backbone()
+    texts, labels = tiny.texts(16)
+    source, rows = encode_prefix(backbone, texts), np.arange(16)
+    ways = {ablation._training(v.config): v.config for v in read_variants(load_config())}
+    for config in ways.values():
+        training = config.training.model_copy(update={"epochs": 1, "batch_size": 8})
+        first, second = [], []
+        for earlier, found in (((), first), (first, second)):
+            rng = np.random.default_rng(0)
+            adapter, log = train_adapter(backbone, source, rows, labels, "t", earlier, config.adapter, training, rng)
+            assert np.isfinite(log.losses).all()
+            found.append(adapter)
+        assert all((s.size > 0) == config.adapter.compose for s in second[0].composition.values())
+        with active(backbone, second[0]):
+            assert np.isfinite(embed(backbone, source, rows)).all()
 
 
 def test_the_command_prints_the_table(base, file, done, tmp_path):
