@@ -265,6 +265,8 @@ def _inject(folder: Path, fields: _Fields, model: nn.Module, tensors: dict[str, 
                 str(folder / CONFIG),
                 f"target_modules adapts {name}, a {type(layer.get_base_layer()).__name__}; only linear maps can be read",
             )
+        # PEFT makes its layers in the precision of the base, which may be rounded.
+        layer.float()
     try:
         found = set_peft_model_state_dict(model, tensors)
     except (RuntimeError, ValueError, KeyError) as error:

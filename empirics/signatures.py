@@ -63,7 +63,9 @@ class Projection:
 
     def __call__(self, x: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n d"]:
         """Project in float64."""
-        return (np.asarray(x, dtype=np.float64) - self.mean) @ self.axes.T
+        centred = np.asarray(x, dtype=np.float64) - self.mean
+        # In the full dimension the axes are the coordinates', and a product as long as all others together changes nothing.
+        return centred if np.array_equal(self.axes, np.eye(len(self.mean))) else centred @ self.axes.T
 
 
 def fit_projection(reference: Float[np.ndarray, "n D"], dimension: int) -> Projection:
