@@ -75,6 +75,19 @@ def test_a_proof_of_nothing_proves_nothing():
     assert not Proof("T1", (identity("1 = 2", sympy.Integer(1), 2),)).holds
 
 
+def test_notebooks_show_a_proof_with_every_step_and_whether_it_was_confirmed():
+    shown = prove("L7")._repr_markdown_()
+    assert shown.count("(confirmed)") == len(prove("L7").steps) and "not" not in shown
+    assert r"Markov's inequality for (M - E M - u)^2, u \>= 0." in shown
+    wrong = dataclasses.replace(prove("L7"), steps=(identity("so *it* is", sympy.Integer(1), sympy.Integer(2)),))
+    assert "does not hold" in wrong._repr_markdown_() and r"1. so \*it\* is: $1 = 2$ (not confirmed)" in wrong._repr_markdown_()
+
+
+def test_notebooks_show_a_formula_with_its_level_domain_and_statement():
+    shown = formula("L12-chi2")._repr_markdown_()
+    assert shown.startswith("**L12-chi2** (A3, $p < 1$). Error under any law") and shown.endswith(f"$$ {formula('L12-chi2').latex()} $$")
+
+
 def _proved(f, domain=_RIGHT):
     return nonnegative_on(f, _y, domain)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -83,6 +84,11 @@ class Formula:
     def latex(self) -> str:
         """The expression in LaTeX, without delimiters."""
         return sympy.latex(self.expression)
+
+    def _repr_markdown_(self) -> str:
+        """How a notebook shows it."""
+        domain = "".join(f", ${sympy.latex(relation)}$" for relation in self.domain)
+        return f"**{self.name}** ({self.assumption.value}{domain}). {plain_text(self.statement)}\n\n$$ {self.latex()} $$"
 
     def lambdify(self) -> Callable[..., float]:
         """A float function of keyword arguments named as in `symbols`.
@@ -425,6 +431,11 @@ def latex_table() -> str:
     rows = [rf"{row.name} & {row.assumption.value} & $\displaystyle {row.latex()}$ & {_escape(row.statement)} \\" for row in formulas()]
     head = [r"\begin{tabular}{llp{0.45\linewidth}p{0.4\linewidth}}", r"name & level & formula & statement \\", r"\hline"]
     return "\n".join([*head, *rows, r"\end{tabular}"])
+
+
+def plain_text(text: str) -> str:
+    """A text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_<>$|])", r"\\\1", text)
 
 
 def _escape(text: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+import sympy
+
 from theory.symbolic import moment_proofs, rung_proofs
-from theory.symbolic.formulas import formula, formulas
+from theory.symbolic.formulas import formula, formulas, plain_text
 from theory.symbolic.prover import Step
 
 _PROOFS = moment_proofs.PROOFS | rung_proofs.PROOFS
@@ -33,6 +35,17 @@ class Proof:
     def holds(self) -> bool:
         """Whether every step was confirmed."""
         return bool(self.steps) and all(step.holds for step in self.steps)
+
+    def _repr_markdown_(self) -> str:
+        """How a notebook shows it: what it takes for granted, then every step with what the machine confirmed."""
+        lines = [f"**Proof of {self.name}**" + ("" if self.holds else " (does not hold)")]
+        if self.given:
+            lines.append(f"Taken for granted: {plain_text(self.given)}.")
+        steps = [
+            f"{number}. {plain_text(step.claim)}: ${sympy.latex(step.expression)}$ ({'confirmed' if step.holds else 'not confirmed'})"
+            for number, step in enumerate(self.steps, start=1)
+        ]
+        return "\n\n".join([*lines, "\n".join(steps)])
 
 
 @cache
