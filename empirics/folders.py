@@ -1,4 +1,4 @@
-"""What a run, a comparison or an ablation left in its folder, read back: the one place that tells them apart. No torch."""
+"""Finished runs, comparisons and ablations as figures read them. No torch, no plotting."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from pydantic import ValidationError
 
 from empirics import ablation_table, standings
 from empirics.config import RunConfig
 from empirics.evaluation import components_are_classes
 from empirics.record import read_json, read_parquet, read_tensors
-from empirics.report import SCHEMA, Arm, Report, Unit
+from empirics.report import Arm, Report, Unit
+from empirics.run_folder import read_run
 from empirics.seeding import generator
 from empirics.signatures import predicted_own_distances, read_rule_tensors
 from empirics.standings import cell_folder
@@ -23,17 +23,12 @@ from theory.errors import InputError
 from theory.mixture import QueryLaw, Rule
 from theory.product import ProductGaussians
 
-Kind = Literal["run", "comparison", "ablation"]
 # By what each kind is known, finished or not, and what makes one.
-_SIGNS: dict[Kind, tuple[str, ...]] = {
-    "ablation": ("ablation.json", "runs"),
-    "comparison": ("comparison.json", "cells"),
-    "run": ("report.json", "run.json"),
-}
-_MAKERS: dict[Kind, str] = {"run": "verify", "comparison": "compare", "ablation": "ablate"}
+_SIGNS = {"ablation": ("ablation.json", "runs"), "comparison": ("comparison.json", "cells"), "run": ("run.json",)}
+_MAKERS = {"comparison": "compare", "ablation": "ablate"}
 
 
-def _known(path: Path, wanted: Kind) -> Path:
+def _known(path: Path, wanted: Literal["comparison", "ablation"]) -> Path:
     """The file that says what a finished folder of a kind found; refuse every other folder in one line."""
     advice = f"give the folder of {_article(wanted)}, which proteus-bounds {_MAKERS[wanted]} makes"
     if not path.is_dir():
@@ -47,14 +42,17 @@ def _known(path: Path, wanted: Kind) -> Path:
     return file
 
 
-def _article(kind: Kind) -> str:
+def _article(kind: str) -> str:
     return f"an {kind}" if kind == "ablation" else f"a {kind}"
 
 
-def _schema(file: Path, content: Any, key: str, wanted: int, advice: str) -> None:
-    schema = content.get(key) if isinstance(content, dict) else None
+def _content(file: Path, wanted: int) -> dict[str, Any]:
+    """What the file holds, if it is of a schema that is read here."""
+    content = read_json(file)
+    schema = content.get("schema_version") if isinstance(content, dict) else None
     if schema != wanted:
-        raise InputError(str(file), f"has schema {schema}; this version reads {wanted}; {advice}")
+        raise InputError(str(file), f"has schema {schema}; this version reads {wanted}: make it again in another folder")
+    return content
 
 
 def arm_title(arm: Arm) -> str:
@@ -70,10 +68,13 @@ class RunFolder:
     ----------
     path : Path
     report : Report
+    slack : DataFrame
+        `slack.parquet`.
     """
 
     path: Path
     report: Report
+    slack: pd.DataFrame
 
     @property
     def config(self) -> RunConfig:
@@ -138,15 +139,15 @@ class RunFolder:
         t = read_tensors(path)
         return QueryLaw(t["means"], t["covariances"], t["task"], t["cluster"], t["weights"], name=arm.law)
 
-    def slack(self, arm: Arm, task: str | None = None) -> pd.DataFrame:
-        """Where the slack of an arm goes: the rows of `slack.parquet` of one task, or overall, with the report's verdict `guarantee`.
+    def slack_of(self, arm: Arm, task: str | None = None) -> pd.DataFrame:
+        """Where the slack of an arm goes, of one task or overall, with the report's verdict `guarantee`.
 
         Raises
         ------
         InputError
             For a task that the run does not have.
         """
-        frame = read_parquet(self.path / "slack.parquet")
+        frame = self.slack
         rows = frame[(frame["arm"] == arm.arm) & (frame["dimension"] == arm.dimension) & (frame["law"] == arm.law)]
         rows = rows[rows["level_of"] == "overall"] if task is None else rows[rows["task"] == self.position(task)]
         unit = arm.overall if task is None else arm.tasks[self.position(task)]
@@ -236,23 +237,16 @@ class OwnDistances:
     left_out: int
 
 
-def read_run(path: Path) -> RunFolder:
-    """A finished run.
+def open_run(path: Path) -> RunFolder:
+    """A finished run, of this schema or an older one that is known.
 
     Raises
     ------
     InputError
-        For a folder of another kind, an unfinished run, a report of another schema, or a damaged one.
+        As `empirics.run_folder.read_run`.
     """
-    file = _known(path, "run")
-    content = read_json(file)
-    _schema(file, content, "schema_version", SCHEMA, "make it again with proteus-bounds report")
-    try:
-        return RunFolder(path, Report.model_validate(content))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(str(file), f"is damaged at {where} ({first['msg']}); make it again with proteus-bounds report") from None
+    found = read_run(path)
+    return RunFolder(found.folder, found.report, found.slack)
 
 
 @dataclass(frozen=True)
@@ -302,7 +296,7 @@ class ComparisonFolder:
         return [np.mean([matrix[i] for matrix in same], axis=0).tolist() for i in range(len(names))], names
 
 
-def read_comparison(path: Path) -> ComparisonFolder:
+def open_comparison(path: Path) -> ComparisonFolder:
     """A comparison whose table was made.
 
     Raises
@@ -310,10 +304,7 @@ def read_comparison(path: Path) -> ComparisonFolder:
     InputError
         For a folder of another kind, one without a finished table, or one of another schema.
     """
-    file = _known(path, "comparison")
-    content = read_json(file)
-    _schema(file, content, "schema_version", standings.SCHEMA, "compare again into another folder")
-    return ComparisonFolder(path, content)
+    return ComparisonFolder(path, _content(_known(path, "comparison"), standings.SCHEMA))
 
 
 @dataclass(frozen=True)
@@ -343,10 +334,10 @@ class AblationFolder:
         if group not in groups:
             raise InputError("group", f"{group!r} is not in {self.path}; it has {', '.join(groups) or 'none'}")
         runs = dict.fromkeys(row["run"] for row in rows if row["group"] in ("", group))
-        return [read_run(self.path / run).report for run in runs]
+        return [open_run(self.path / run).report for run in runs]
 
 
-def read_ablation(path: Path) -> AblationFolder:
+def open_ablation(path: Path) -> AblationFolder:
     """An ablation whose table was made.
 
     Raises
@@ -354,7 +345,4 @@ def read_ablation(path: Path) -> AblationFolder:
     InputError
         For a folder of another kind, one without a finished table, or one of another schema.
     """
-    file = _known(path, "ablation")
-    content = read_json(file)
-    _schema(file, content, "schema_version", ablation_table.SCHEMA, "ablate again into another folder")
-    return AblationFolder(path, content)
+    return AblationFolder(path, _content(_known(path, "ablation"), ablation_table.SCHEMA))

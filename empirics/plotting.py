@@ -352,8 +352,10 @@ def plot_embedding(
         )
     covariances = ellipses[["xx", "xy", "xy", "yy"]].to_numpy().reshape(-1, 2, 2)
     styles = [palette.series(list(names).index(name)) for name in ellipses["task"]]
-    plot_gaussians(ellipses[["x", "y"]].to_numpy(), covariances, styles=styles, ax=ax)
-    ax.set_xlabel(f"plane of the signatures' means: {table['share'].iloc[0]:.0%} of the variance")
+    # Smaller than usual: of many components, ellipses that hold nearly all hide each other.
+    plot_gaussians(ellipses[["x", "y"]].to_numpy(), covariances, styles=styles, mass=0.5, ax=ax)
+    share = f"plane of the signatures' means: {table['share'].iloc[0]:.0%} of the variance"
+    ax.set_xlabel(f"{share}\nellipses: half of each component")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.legend(**BELOW, ncols=2, frameon=False, markerscale=2)

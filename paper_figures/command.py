@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from empirics.folders import read_ablation, read_comparison, read_run
+from empirics.folders import open_ablation, open_comparison, open_run
 from empirics.record import write_bytes
 from paper_figures.style import SUFFIXES, WIDTH, figure_bytes, style
 from theory.errors import InputError
@@ -23,7 +23,7 @@ from theory.plotting import literal
 # Inches that a letter and a handle of a legend take, and a line of text.
 _LETTER, _HANDLE = 0.052, 0.3
 _LINE = 0.13
-READERS: dict[str, Callable[[Path], Any]] = {"run": read_run, "comparison": read_comparison, "ablation": read_ablation}
+READERS: dict[str, Callable[[Path], Any]] = {"run": open_run, "comparison": open_comparison, "ablation": open_ablation}
 
 
 @dataclass(frozen=True)

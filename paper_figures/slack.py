@@ -10,7 +10,7 @@ from theory.plotting import plot_slack
 def panels(run: RunFolder, arm: str | None, law: str | None, task: str | None) -> list[Panel]:
     """One waterfall, overall or of a task."""
     chosen = run.arm(arm, law)
-    rows = run.slack(chosen, task)
+    rows = run.slack_of(chosen, task)
     return [Panel(arm_title(chosen), rows, lambda ax: plot_slack(rows, ax=ax), 1.2 + 0.22 * len(rows))]
 
 

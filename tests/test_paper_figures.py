@@ -23,7 +23,7 @@ from PIL import Image
 from empirics.ablation import ablate, read_variants
 from empirics.comparison import compare
 from empirics.config import load_config
-from empirics.folders import read_ablation, read_comparison, read_run
+from empirics.folders import open_ablation, open_comparison, open_run
 from empirics.record import read_json, write_json
 from paper_figures.__main__ import NAMES, figure_of
 from paper_figures.__main__ import main as draw_all
@@ -158,7 +158,7 @@ def test_nothing_is_cut_off_and_no_words_hide_each_other(name, drawn, words):
 
 
 def test_the_data_beside_a_figure_are_what_it_shows(folders, tables):
-    run, comparison = read_run(folders["run"]), read_comparison(folders["comparison"])
+    run, comparison = open_run(folders["run"]), open_comparison(folders["comparison"])
     rungs = tables["rungs"]
     units = [*run.report.tasks, run.report.overall]
     assert len(rungs) == sum(len(unit.rungs) for unit in units)
@@ -184,7 +184,7 @@ def test_the_data_beside_a_figure_are_what_it_shows(folders, tables):
 
 
 def test_own_distances_are_those_of_the_documents_against_the_law_of_their_samples(folders, tables):
-    run = read_run(folders["run"])
+    run = open_run(folders["run"])
     test = pd.read_parquet(folders["run"] / "predictions.parquet")
     table = tables["own_distance"]
     assert table["distance"].tolist() == pytest.approx(sorted(test["paper-4:distance"]))
@@ -200,7 +200,7 @@ def test_own_distances_are_those_of_the_documents_against_the_law_of_their_sampl
 
 
 def test_predictions_are_those_of_the_runs_of_the_ablation(folders, tables):
-    ablation = read_ablation(folders["ablation"])
+    ablation = open_ablation(folders["ablation"])
     table = tables["prediction"]
     assert table["dimension"].unique().tolist() == [3, 4] and set(table["law"]) == {"mixture", "gaussian"}
     for report in ablation.reports("dimension"):
@@ -210,7 +210,7 @@ def test_predictions_are_those_of_the_runs_of_the_ablation(folders, tables):
 
 
 def test_embeddings_are_those_that_the_run_scored(folders, tables):
-    run = read_run(folders["run"])
+    run = open_run(folders["run"])
     arm = run.arm("frozen")
     z, task = run.embeddings(arm)
     test = pd.read_parquet(folders["run"] / "predictions.parquet")
@@ -222,7 +222,7 @@ def test_embeddings_are_those_that_the_run_scored(folders, tables):
 
 
 def test_matrices_are_those_of_the_cells(folders):
-    comparison = read_comparison(folders["comparison"])
+    comparison = open_comparison(folders["comparison"])
     cell = read_json(folders["comparison"] / "cells/seed0-order0/cell.json")
     assert comparison.contrast()[0] == "proteus-both"
     given = {"methods": "sequential,proteus-both"}
@@ -250,8 +250,8 @@ def test_options_and_several_folders(folders, tmp_path):
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
-        ("rungs", "comparison", "is a comparison; give the folder of a run, which proteus-bounds verify makes"),
-        ("rungs", "ablation", "is an ablation; give the folder of a run"),
+        ("rungs", "comparison", "holds a comparison of methods"),
+        ("rungs", "ablation", "holds an ablation, whose runs lie in its folder runs"),
         ("decomposition", "run", "is a run; give the folder of a comparison, which proteus-bounds compare makes"),
         ("prediction", "comparison", "is a comparison; give the folder of an ablation, which proteus-bounds ablate makes"),
     ],
@@ -276,20 +276,42 @@ def copied(folders, tmp_path):
 
 
 def test_an_unfinished_run_is_refused(copied, tmp_path, capsys):
-    (copied / "report.json").unlink()
+    about = read_json(copied / "run.json")
+    del about["phases_seconds"]
+    write_json(copied / "run.json", about)
     refused("phases", [str(copied)], "holds a run that did not finish", tmp_path, capsys)
 
 
 def test_a_run_of_an_older_schema_is_refused(copied, tmp_path, capsys):
-    write_json(copied / "report.json", read_json(copied / "report.json") | {"schema_version": 1})
-    refused("rungs", [str(copied)], "has schema 1; this version reads", tmp_path, capsys)
+    write_json(copied / "report.json", read_json(copied / "report.json") | {"schema_version": 0})
+    refused("rungs", [str(copied)], "has schema 0", tmp_path, capsys)
+
+
+def test_a_run_of_an_older_schema_that_is_known_is_drawn(copied, drawn):
+    report = read_json(copied / "report.json")
+    config = report["run"]["config"]
+    config["compare"]["batches"] = config.pop("retrieval")["batches"]
+    report["retrieval"] = [{key: value for key, value in row.items() if key != "batch_error"} for row in report["retrieval"]]
+    write_json(copied / "report.json", report | {"schema_version": 1})
+    assert draw(figure_of("rungs"), [copied], {}, [".svg"])[".svg"] == drawn["rungs"][".svg"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("decomposition", "comparison"), ("prediction", "ablation")])
+def test_an_unfinished_or_older_comparison_or_ablation_is_refused(name, kind, folders, tmp_path, capsys):
+    copy = shutil.copytree(folders[kind], tmp_path / "copy")
+    file = copy / f"{kind}.json"
+    write_json(file, read_json(file) | {"schema_version": 0})
+    refused(name, [str(copy)], "has schema 0; this version reads", tmp_path, capsys)
+    file.unlink()
+    shutil.rmtree(tmp_path / "figures")
+    refused(name, [str(copy)], f"that did not finish: {kind}.json is missing", tmp_path, capsys)
 
 
 def test_a_damaged_report_is_refused(copied, tmp_path, capsys):
     report = read_json(copied / "report.json")
     report["overall"]["measured"]["error"] = 7
     write_json(copied / "report.json", report)
-    refused("rungs", [str(copied)], "is damaged at overall.measured.error", tmp_path, capsys)
+    refused("rungs", [str(copied)], "is no report of a run (overall.measured.error", tmp_path, capsys)
 
 
 def test_a_run_without_embeddings_is_refused(copied, tmp_path, capsys):
@@ -299,7 +321,7 @@ def test_a_run_without_embeddings_is_refused(copied, tmp_path, capsys):
 
 def test_no_folder_and_an_empty_one_are_refused(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    refused("rungs", [str(tmp_path / "empty")], "is nothing known here", tmp_path, capsys)
+    refused("rungs", [str(tmp_path / "empty")], "holds no run", tmp_path, capsys)
     shutil.rmtree(tmp_path / "figures")
     refused("rungs", [str(tmp_path / "none")], "is no folder", tmp_path, capsys)
 

@@ -394,6 +394,8 @@ def plot_bound_against_separation(frame: pd.DataFrame, *, floor: float = 1e-6, a
         line = palette.LINES[dimensions.index(d)] if len(dimensions) > 1 else style.line
         label = f"{name}, d = {d}" if len(dimensions) > 1 else name
         drawn = {"color": style.colour, "linestyle": line, "linewidth": 1.1}
+        # A few markers on each line, elsewhere on the next, tell lines apart that have one colour to some eyes.
+        drawn |= {"marker": style.marker, "markersize": _SIZE - 2, "markevery": (j % 3, 3)}
         shown, silent = rows[~rows["vacuous"]], rows[rows["vacuous"]]
         ax.plot(shown["delta"], [probability(v) for v in shown["log_value"]], label=label, **drawn)
         # Each in its own lane of the strip, where lines that coincide would hide each other.
@@ -557,7 +559,8 @@ def plot_gaussians(
         style = palette.series(j) if styles is None else styles[j]
         width, height = 2 * radius * np.sqrt(values[::-1])
         angle = math.degrees(math.atan2(vectors[1, 1], vectors[0, 1]))
-        ax.add_patch(Ellipse(tuple(mean), width, height, angle=angle, facecolor="none", edgecolor=style.colour, linestyle=style.line))
+        edge = {"edgecolor": style.colour, "linestyle": style.line, "linewidth": 0.8}
+        ax.add_patch(Ellipse(tuple(mean), width, height, angle=angle, facecolor="none", **edge))
         ax.plot(*mean, "+", color=style.colour, markersize=_SIZE + 1, label="_mean")
         if labels is not None:
             ax.annotate(literal(labels[j]), mean, xytext=(2, 2), textcoords="offset points", color=style.colour)
