@@ -1,7 +1,7 @@
 """Runs, comparisons and ablations drawn. The one module here that needs matplotlib; what is drawn comes from `empirics.figure_tables`.
 
 Every function takes data and an Axes, draws and returns the Axes; without one a new figure is made. Marks are those of
-`theory.plotting`: hollow and struck through is no guarantee, crossed is contradicted, a strip of its own is vacuous.
+`theory.marks`: hollow and struck through is no guarantee, crossed is contradicted, a strip of its own is vacuous.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from empirics.figure_tables import (
 )
 from empirics.report import Unit
 from theory import palette
-from theory.mixture import Rule, Signatures
-from theory.plotting import (
+from theory.marks import (
     BELOW,
     axes_or_new,
     draw_bounds,
@@ -38,8 +37,9 @@ from theory.plotting import (
     literal,
     log_ticks,
     need_columns,
-    plot_gaussians,
 )
+from theory.mixture import Rule, Signatures
+from theory.plotting import plot_gaussians
 
 _SIZE = 4.0
 

@@ -18,7 +18,7 @@ from empirics.folders import open_ablation, open_comparison, open_run
 from empirics.record import write_bytes
 from paper_figures.style import SUFFIXES, WIDTH, figure_bytes, style
 from theory.errors import InputError
-from theory.plotting import literal
+from theory.marks import literal
 
 # Inches that a letter and a handle of a legend take, and a line of text.
 _LETTER, _HANDLE = 0.052, 0.3

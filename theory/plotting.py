@@ -1,16 +1,13 @@
-"""Bounds drawn: ladders, slack, curves and signatures (theory/README.md, curves). The one module here that needs matplotlib.
+"""Bounds drawn: ladders, slack, curves and signatures (theory/README.md, curves).
 
-Every function takes data and an Axes, draws and returns the Axes; without one a new figure is made. What no figure may lose: a
-bound that is no guarantee is hollow and struck through, a vacuous one stands in a strip of its own beyond one, and no errors
-among n is an arrow from the interval's upper limit.
+Every function takes data and an Axes, draws and returns the Axes; without one a new figure is made. Marks: `theory.marks`.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,232 +15,25 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from theory import palette
 from theory.errors import InputError
+from theory.marks import (
+    BELOW,
+    SIZE,
+    Limit,
+    Rate,
+    axes_or_new,
+    draw_bounds,
+    draw_rate,
+    error_scale,
+    key_of_marks,
+    literal,
+    log_scale,
+    need_columns,
+    probability,
+)
 from theory.slack import PIECES
-
-# Probabilities below this are drawn at it: a little further down the floats end.
-_LEAST = 1e-300
-_SIZE = 5.0
-# Where a legend goes that would hide something inside: below the labels of the axis, however tall the axes are.
-BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 5.0}
-_DOLLAR = re.compile(r"(?<!\\)\$")
-Direction = Literal["x", "y"]
-
-
-class Rate(Protocol):
-    """A measured error rate with its interval, such as `theory.certificates.Measured`."""
-
-    @property
-    def error(self) -> float:
-        """The observed rate."""
-
-    @property
-    def low(self) -> float:
-        """Lower limit."""
-
-    @property
-    def high(self) -> float:
-        """Upper limit."""
-
-
-class Limit(Protocol):
-    """A bound, such as `theory.bound.Bound`; a rung of a report has also its verdict, `guarantee`."""
-
-    @property
-    def log_value(self) -> float:
-        """Natural logarithm of the bound."""
-
-    @property
-    def vacuous(self) -> bool:
-        """Whether it says nothing."""
-
-
-def axes_or_new(ax: Axes | None) -> Axes:
-    """The Axes given, or those of a new figure."""
-    if ax is not None:
-        return ax
-    from matplotlib import pyplot
-
-    return pyplot.subplots(layout="constrained")[1]
-
-
-def need_columns(frame: pd.DataFrame, *names: str) -> None:
-    """Refuse a frame without rows, or without columns that a figure is drawn from.
-
-    Raises
-    ------
-    InputError
-    """
-    missing = [name for name in names if name not in frame]
-    if missing:
-        raise InputError("frame", f"lacks the columns {', '.join(missing)}")
-    if frame.empty:
-        raise InputError("frame", "has no rows")
-
-
-def literal(text: str) -> str:
-    """Text in which a dollar sign is one, not the start of mathematics; what is escaped already stays so."""
-    return _DOLLAR.sub(r"\$", text)
-
-
-def probability(log_value: float) -> float:
-    """A probability from its logarithm, no less than what an axis can show."""
-    return math.exp(max(log_value, math.log(_LEAST)))
-
-
-def log_ticks(ax: Axes, direction: Direction, low: float, high: float, *extra: tuple[float, str]) -> None:
-    """Ticks of a logarithmic axis from `low` to `high` as plain numbers or powers of ten, some five of them, and some extra ones."""
-    orders = math.log10(high / low)
-    steps = (1, 2, 5) if orders < 1.7 else (1,)
-    every = max(1, math.ceil(orders / 5))
-    # Counted from one, so that one is a tick wherever it is in sight.
-    first = every * math.floor(math.log10(low) / every)
-    exact = [m * 10.0**k for k in range(first, math.ceil(math.log10(high)) + 1, every) for m in steps]
-    shown = [(t, _number(t)) for t in exact if low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]
-    axis = ax.xaxis if direction == "x" else ax.yaxis
-    where, labels = zip(*shown, *extra, strict=True) if shown or extra else ((), ())
-    axis.set_major_locator(FixedLocator(where))
-    axis.set_major_formatter(FixedFormatter(labels))
-    axis.set_minor_locator(NullLocator())
-
-
-def _number(t: float) -> str:
-    return f"{t:g}" if 5e-4 < t < 2e4 else f"$10^{{{round(math.log10(t))}}}$"
-
-
-def log_scale(ax: Axes, direction: Direction, values: Iterable[float]) -> None:
-    """Make one axis logarithmic about positive values, with readable ticks."""
-    known = [v for v in values if v > 0 and math.isfinite(v)]
-    low, high = min(known), max(known)
-    room = max((high / low) ** 0.05, 1.05)
-    (ax.set_xscale if direction == "x" else ax.set_yscale)("log")
-    (ax.set_xlim if direction == "x" else ax.set_ylim)(low / room, high * room)
-    log_ticks(ax, direction, low / room, high * room)
-
-
-def error_scale(ax: Axes, values: Iterable[float], direction: Direction = "x", strip: bool = True) -> tuple[float, float]:
-    """Make one axis a logarithmic one of error rates up to one, with a strip beyond it for vacuous bounds.
-
-    Parameters
-    ----------
-    ax : Axes
-    values : iterable of float
-        All that will be drawn; zeros and what is not finite are left out of the limits.
-    direction : {"x", "y"}
-    strip : bool
-        Whether any bound is vacuous.
-
-    Returns
-    -------
-    middle, edge : float
-        Of the strip, where vacuous bounds stand.
-    """
-    known = [min(v, 1.0) for v in values if v > 0 and math.isfinite(v)]
-    low = max(min([*known, 0.3]) / 1.6, _LEAST)
-    edge = low ** -(0.15 if strip else 0.02)
-    (ax.set_xscale if direction == "x" else ax.set_yscale)("log")
-    (ax.set_xlim if direction == "x" else ax.set_ylim)(low, edge)
-    middle = math.sqrt(edge)
-    # On a line of its own, or at the far end: "1" stands close by.
-    name = (middle, "\nvacuous") if direction == "x" else (edge, "vacuous")
-    log_ticks(ax, direction, low, 1.0, *([name] if strip else []))
-    if strip:
-        (ax.axvspan if direction == "x" else ax.axhspan)(1.0, edge, facecolor=palette.LIGHT, edgecolor="none", zorder=0)
-    return middle, edge
-
-
-def draw_rate(
-    ax: Axes, at: float, rate: Rate, *, along: Direction = "x", colour: str = palette.MEASURED, marker: str = "o", label: str = ""
-) -> None:
-    """A measured rate with its interval on a logarithmic axis; an arrow from the upper limit if no error was seen."""
-
-    def put(values: Sequence[float], **style: Any) -> None:
-        where = [at] * len(values)
-        ax.plot(*((values, where) if along == "x" else (where, values)), color=colour, **style)
-
-    if rate.error > 0:
-        least = (ax.get_xlim() if along == "x" else ax.get_ylim())[0]
-        cap = "|" if along == "x" else "_"
-        put([max(rate.low, least), rate.high], linestyle="-", linewidth=1.0, marker=cap, markersize=_SIZE, label="_interval", zorder=3)
-        put([rate.error], linestyle="none", marker=marker, markersize=_SIZE - 1, label=label or "_measured", zorder=4)
-        return
-    end, start = ((0, at), (rate.high, at)) if along == "x" else ((at, 0), (at, rate.high))
-    transform = ax.get_yaxis_transform() if along == "x" else ax.get_xaxis_transform()
-    ax.annotate(
-        "",
-        end,
-        start,
-        xycoords=transform,
-        textcoords="data",
-        arrowprops={"arrowstyle": "->,head_length=0.25,head_width=0.15", "color": colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0},
-    )
-    put([rate.high], linestyle="none", marker="|" if along == "x" else "_", markersize=_SIZE, label=label or "_none seen", zorder=4)
-
-
-def draw_bounds(
-    ax: Axes,
-    positions: Sequence[float],
-    rungs: Sequence[Limit],
-    name: str,
-    vacuous_at: Sequence[float],
-    measured: Sequence[Rate | None],
-) -> None:
-    """One rung of several units: filled if it may be relied on, hollow and struck through if not, crossed if a measurement contradicts it.
-
-    A bound without a verdict (`guarantee`) of its own may be relied on unless it is vacuous. `vacuous_at` says where on the axis of
-    errors each stands if it is.
-    """
-    style = palette.rung(name)
-    groups: dict[str, list[tuple[float, float]]] = {"": [], " no guarantee": [], " vacuous": [], " contradicted": []}
-    for y, rung, idle, rate in zip(positions, rungs, vacuous_at, measured, strict=True):
-        # A rung of a report was judged there, perhaps by another event than the unit's own error (L4 of batches).
-        broken = not getattr(rung, "holds", rate is None or rate.low <= probability(rung.log_value))
-        stands = getattr(rung, "guarantee", not rung.vacuous) and not broken
-        kind = " vacuous" if rung.vacuous else "" if stands else " no guarantee"
-        point = (idle if rung.vacuous else probability(rung.log_value), y)
-        groups[kind].append(point)
-        if broken:
-            groups[" contradicted"].append(point)
-    for kind, points in groups.items():
-        if not points:
-            continue
-        x, y = zip(*points, strict=True)
-        if kind == " contradicted":
-            ax.plot(x, y, "x", color=palette.BROKEN, markersize=_SIZE + 3, markeredgewidth=1.2, label=f"_{name}{kind}", zorder=6)
-            continue
-        face = style.colour if kind == "" else "white"
-        ax.plot(
-            x,
-            y,
-            style.marker,
-            color=style.colour,
-            markerfacecolor=face,
-            markersize=_SIZE,
-            markeredgewidth=0.8,
-            label=name if kind == "" else f"_{name}{kind}",
-            clip_on=kind != " vacuous",
-            zorder=5,
-        )
-        if kind == " no guarantee":
-            ax.plot(x, y, "_", color=style.colour, markersize=_SIZE + 4, markeredgewidth=0.8, label=f"_{name} struck", zorder=5)
-
-
-def key_of_marks(names: Sequence[str] = (), contradicted: str = "", rejected: str = "no guarantee") -> list[Line2D]:
-    """Handles of a legend: the rungs, and what struck through and crossed mean, where either occurs."""
-
-    def mark(marker: str, colour: str, face: str, label: str) -> Line2D:
-        return Line2D([], [], linestyle="none", marker=marker, color=colour, markerfacecolor=face, markersize=_SIZE, label=label)
-
-    handles = [mark(palette.rung(name).marker, palette.rung(name).colour, palette.rung(name).colour, name) for name in names]
-    if rejected:
-        handles.append(mark("$\u2013\\!\\circ\\!\u2013$", palette.GREY, "white", rejected))
-        handles[-1].set_markersize(_SIZE * 2.2)
-    if contradicted:
-        handles.append(mark("x", palette.BROKEN, "none", contradicted))
-    return handles
 
 
 def plot_ladder(rungs: Mapping[str, Limit], *, measured: Rate | None = None, ax: Axes | None = None) -> Axes:
@@ -326,17 +116,17 @@ def plot_slack(frame: pd.DataFrame, *, scale: Literal["log10", "probability"] = 
             )
             ax.plot([stop, stop], [y, y + height], color=palette.BLACK, linewidth=0.6, label="_step")
         stands = getattr(row, "guarantee", True) and not row.vacuous
-        marks = {"color": palette.BLACK, "markersize": _SIZE - 1, "clip_on": False}
+        marks = {"color": palette.BLACK, "markersize": SIZE - 1, "clip_on": False}
         ax.plot([row.value], [j + 0.27], "d", markerfacecolor="black" if stands else "white", label=f"_{row.rung} value", **marks)
         if not stands and not row.vacuous:
-            ax.plot([row.value], [j + 0.27], "_", **marks | {"markersize": _SIZE + 3}, label=f"_{row.rung} struck")
+            ax.plot([row.value], [j + 0.27], "_", **marks | {"markersize": SIZE + 3}, label=f"_{row.rung} struck")
     for reference in references:
         ax.axvline(reference, color=palette.MEASURED, linewidth=0.8, linestyle="--", label="measured")
     used = [piece for piece in PIECES if any(piece == p for row in steps.values() for p, _, _ in row)]
     handles = [Patch(facecolor=styles[p][0], edgecolor="white", hatch=styles[p][1], linewidth=0, label=p) for p in used]
     handles.append(Line2D([], [], color=palette.MEASURED, linewidth=0.8, linestyle="--", label="measured"))
     handles += [
-        Line2D([], [], linestyle="none", marker="d", color=palette.BLACK, markerfacecolor=face, markersize=_SIZE - 1, label=label)
+        Line2D([], [], linestyle="none", marker="d", color=palette.BLACK, markerfacecolor=face, markersize=SIZE - 1, label=label)
         for face, label in ((palette.BLACK, "bound"), ("white", "vacuous"))
     ]
     if "guarantee" in frame and (~frame["guarantee"] & ~frame["vacuous"]).any():
@@ -395,7 +185,7 @@ def plot_bound_against_separation(frame: pd.DataFrame, *, floor: float = 1e-6, a
         label = f"{name}, d = {d}" if len(dimensions) > 1 else name
         drawn = {"color": style.colour, "linestyle": line, "linewidth": 1.1}
         # A few markers on each line, elsewhere on the next, tell lines apart that have one colour to some eyes.
-        drawn |= {"marker": style.marker, "markersize": _SIZE - 2, "markevery": (j % 3, 3)}
+        drawn |= {"marker": style.marker, "markersize": SIZE - 2, "markevery": (j % 3, 3)}
         shown, silent = rows[~rows["vacuous"]], rows[rows["vacuous"]]
         ax.plot(shown["delta"], [probability(v) for v in shown["log_value"]], label=label, **drawn)
         # Each in its own lane of the strip, where lines that coincide would hide each other.
@@ -403,7 +193,7 @@ def plot_bound_against_separation(frame: pd.DataFrame, *, floor: float = 1e-6, a
     for row in points.itertuples():
         draw_rate(ax, row.delta, row, along="y", label="_simulated")
     if len(points):
-        ax.plot([], [], "o", color=palette.MEASURED, markersize=_SIZE - 1, label="simulated")
+        ax.plot([], [], "o", color=palette.MEASURED, markersize=SIZE - 1, label="simulated")
     ax.legend(frameon=False)
     ax.set_xlabel(r"separation $\delta$")
     ax.set_ylabel("retrieval error")
@@ -443,20 +233,20 @@ def plot_required_separation(frame: pd.DataFrame, *, x: Literal["tasks", "dimens
         false = int((~rows["tail_holds"]).sum())
         label = f"{name} (tail claim false at {false} of {len(rows)})" if false else name
         ax.plot(rows[x], rows["delta"], color=style.colour, linestyle=style.line, linewidth=1.1, label=f"_{name} line")
-        ax.plot([], [], style.marker, color=style.colour, linestyle=style.line, markersize=_SIZE - 1, label=label)
+        ax.plot([], [], style.marker, color=style.colour, linestyle=style.line, markersize=SIZE - 1, label=label)
         for proved, face in ((True, style.colour), (False, "white")):
             part = rows[rows["proved"] == proved]
-            marks = {"color": style.colour, "markerfacecolor": face, "markersize": _SIZE - 1}
+            marks = {"color": style.colour, "markerfacecolor": face, "markersize": SIZE - 1}
             ax.plot(part[x], part["delta"], style.marker, linestyle="none", label=f"_{name}{'' if proved else ' unproved'}", **marks)
             if not proved:
-                ax.plot(part[x], part["delta"], "_", color=style.colour, markersize=_SIZE + 3, label=f"_{name} struck")
+                ax.plot(part[x], part["delta"], "_", color=style.colour, markersize=SIZE + 3, label=f"_{name} struck")
         broken = rows[rows["fails"]]
         ax.plot(
             broken[x],
             broken["delta"],
             "x",
             color=palette.BROKEN,
-            markersize=_SIZE + 3,
+            markersize=SIZE + 3,
             markeredgewidth=1.2,
             label=f"_{name} fails",
             zorder=6,
@@ -502,12 +292,12 @@ def plot_finite_sample(frame: pd.DataFrame, *, quantity: str = "retrieval error"
             ax.plot(shown["ratio"], shown["error"], color=style.colour, linestyle=style.line, linewidth=1.1, label=kind)
             if len(silent):
                 ax.plot(
-                    silent["ratio"], [edge] * len(silent), style.marker, color=style.colour, markerfacecolor="white", markersize=_SIZE - 1
+                    silent["ratio"], [edge] * len(silent), style.marker, color=style.colour, markerfacecolor="white", markersize=SIZE - 1
                 )
             continue
         for row in rows.itertuples():
             draw_rate(ax, row.ratio, row, along="y", colour=style.colour, marker=style.marker, label=f"_{kind}")
-        ax.plot([], [], style.marker, color=style.colour, markersize=_SIZE - 1, label=kind)
+        ax.plot([], [], style.marker, color=style.colour, markersize=SIZE - 1, label=kind)
     ax.set_xlabel("samples per dimension $n/d$")
     ax.set_ylabel(quantity)
     ax.legend(frameon=False)
@@ -561,7 +351,7 @@ def plot_gaussians(
         angle = math.degrees(math.atan2(vectors[1, 1], vectors[0, 1]))
         edge = {"edgecolor": style.colour, "linestyle": style.line, "linewidth": 0.8}
         ax.add_patch(Ellipse(tuple(mean), width, height, angle=angle, facecolor="none", **edge))
-        ax.plot(*mean, "+", color=style.colour, markersize=_SIZE + 1, label="_mean")
+        ax.plot(*mean, "+", color=style.colour, markersize=SIZE + 1, label="_mean")
         if labels is not None:
             ax.annotate(literal(labels[j]), mean, xytext=(2, 2), textcoords="offset points", color=style.colour)
     ax.autoscale_view()

@@ -14,9 +14,8 @@ from matplotlib.patches import Ellipse
 
 from theory import Assumption, Bound, InputError, Measured, Signatures, ladder, palette, slack
 from theory.curves import bound_against_separation, finite_sample, required_separation
+from theory.marks import error_scale, literal
 from theory.plotting import (
-    error_scale,
-    literal,
     plot_bound_against_separation,
     plot_finite_sample,
     plot_gaussians,
