@@ -225,6 +225,7 @@ def _run_sharing(opened: tuple[Stream, Backbone], variants: Sequence[Variant], f
                         embedded = train_and_embed(variant.config, *opened, source, clock)
                     # A run's seconds are what it would have taken alone.
                     own.seconds |= shared.seconds | clock.seconds
+                    own.peak_bytes |= shared.peak_bytes | clock.peak_bytes
                     if processes.is_main():
                         fit(variant.config, embedded, path, own)
             if processes.is_main():

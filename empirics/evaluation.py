@@ -56,7 +56,7 @@ def evaluate(folder: Path, clock: PhaseClock) -> Report:
     dimension = config.signature.dimension
     laws = {arm: ("mixture", "gaussian") for arm in ARMS} | {"frozen": ("mixture", "gaussian", "well-specified")}
     arms, frames, pair_frames, slack_frames = [], [], [], []
-    rules = {path.stem: _load_rule(path, names, config) for path in sorted((folder / "signatures").glob("*.safetensors"))}
+    rules = {path.stem: load_rule(path, names, config) for path in sorted((folder / "signatures").glob("*.safetensors"))}
     with clock.phase("bounds", sum(map(len, laws.values()))) as advance:
         for arm in ARMS:
             key = f"{arm}-{dimension}"
@@ -69,7 +69,7 @@ def evaluate(folder: Path, clock: PhaseClock) -> Report:
                         # Components found by a mixture are no clusters that a document could be said to belong to.
                         law = replace(law, cluster=law.task)
                 else:
-                    law = _load_law(folder / "laws" / f"{key}-{name}.safetensors", name)
+                    law = load_law(folder / "laws" / f"{key}-{name}.safetensors", name)
                 rng = generator(config.seed, "simulation", arm, name)
                 found = _certified(ladder(rule, law, rng=rng, **_settings(config.bounds)), query, key, config)
                 arms.append(_judged(arm, dimension, found, rule, law, test, config, class_names, about.get("exchangeable", True), rng))
@@ -233,10 +233,24 @@ def _energies(key: str, names: tuple[str, ...]) -> list[str]:
     return [f"{key}:energy:{name}" for name in names]
 
 
-def _load_rule(path: Path, names: tuple[str, ...], config: RunConfig) -> Rule:
+def load_rule(path: Path, names: tuple[str, ...], config: RunConfig) -> Rule:
+    """The signatures of an arm with their background, as a run keeps them.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged.
+    """
     return Rule(*read_rule_tensors(read_tensors(path), names), config.retrieval.rule)
 
 
-def _load_law(path: Path, name: str) -> QueryLaw:
+def load_law(path: Path, name: str) -> QueryLaw:
+    """A query law, as a run keeps it.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged.
+    """
     t = read_tensors(path)
     return QueryLaw(t["means"], t["covariances"], t["task"], t["cluster"], t["weights"], name=name)

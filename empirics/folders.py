@@ -12,12 +12,12 @@ from jaxtyping import Float, Int
 
 from empirics import ablation_table, standings
 from empirics.config import RunConfig
-from empirics.evaluation import components_are_classes
+from empirics.evaluation import components_are_classes, load_law, load_rule
 from empirics.record import read_json, read_parquet, read_tensors
 from empirics.report import Arm, Report, Unit
 from empirics.run_folder import read_run
 from empirics.seeding import generator
-from empirics.signatures import predicted_own_distances, read_rule_tensors
+from empirics.signatures import predicted_own_distances
 from empirics.standings import cell_folder
 from theory.errors import InputError
 from theory.mixture import QueryLaw, Rule
@@ -129,15 +129,12 @@ class RunFolder:
     def rule(self, arm: Arm) -> Rule:
         """The signatures, and the background if there is one, of an arm."""
         path = self.path / "signatures" / f"{arm.arm}-{arm.dimension}.safetensors"
-        return Rule(*read_rule_tensors(read_tensors(path), self.names), self.config.retrieval.rule)
+        return load_rule(path, self.names, self.config)
 
     def query_law(self, arm: Arm) -> QueryLaw | None:
         """The query law that was fitted for an arm; None for one that is the signature itself."""
         path = self.path / "laws" / f"{arm.arm}-{arm.dimension}-{arm.law}.safetensors"
-        if not path.is_file():
-            return None
-        t = read_tensors(path)
-        return QueryLaw(t["means"], t["covariances"], t["task"], t["cluster"], t["weights"], name=arm.law)
+        return load_law(path, arm.law) if path.is_file() else None
 
     def slack_of(self, arm: Arm, task: str | None = None) -> pd.DataFrame:
         """Where the slack of an arm goes, of one task or overall, with the report's verdict `guarantee`.

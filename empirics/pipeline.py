@@ -161,6 +161,7 @@ def fit(config: RunConfig, embedded: Embedded, folder: Path, clock: PhaseClock) 
     write_parquet(folder / "predictions.parquet", pd.DataFrame(columns["test"]))
     write_parquet(folder / "calibration.parquet", pd.DataFrame(columns["query"]))
     about["phases_seconds"] = {k: round(v, 3) for k, v in clock.seconds.items()}
+    about["phases_peak_bytes"] = dict(clock.peak_bytes)
     about["peak_memory_bytes"] = peak_memory_bytes()
     write_json(folder / "run.json", about)
 

@@ -28,7 +28,9 @@ c.InlineBackend.print_figure_kwargs = {"bbox_inches": "tight"}
 """
 _MATPLOTLIB = "svg.hashsalt: proteus-bounds\nfigure.figsize: 6, 4\n"
 # Roots of absolute paths on the usual systems.
-_PATH = re.compile(r"(?<![\w./:~-])(?:/(?:home|root|tmp|Users|usr|opt|var|mnt|private|data|work)/|[A-Za-z]:\\\\?(?:Users|Temp))")
+_PATH = re.compile(
+    r"(?<![\w./:~-])(?:/(?:home|root|tmp|Users|usr|opt|var|mnt|private|data|work)/|[A-Za-z]:\\\\?(?:Users|Temp))"
+)
 
 
 def notebooks() -> list[Path]:
@@ -51,7 +53,9 @@ def settings_of(notebook: NotebookNode) -> NotebookNode:
     return found[0]
 
 
-def execute(notebook: NotebookNode, settings: str = "", appended: str = "", timeout: int = 600) -> NotebookNode:
+def execute(
+    notebook: NotebookNode, settings: str = "", appended: str = "", timeout: int = 600
+) -> NotebookNode:
     """A copy of a notebook, executed in a fresh kernel and an empty folder, without what changes from one execution to the next.
 
     Parameters
@@ -76,7 +80,10 @@ def execute(notebook: NotebookNode, settings: str = "", appended: str = "", time
             out,
             timeout=timeout,
             # Sockets of the file system, where there are any: those of the network are open to others on the machine.
-            km=AsyncKernelManager(kernel_name="python3", **({"transport": "ipc", "ip": f"{folder}/k"} if os.name == "posix" else {})),
+            km=AsyncKernelManager(
+                kernel_name="python3",
+                **({"transport": "ipc", "ip": f"{folder}/k"} if os.name == "posix" else {}),
+            ),
             resources={"metadata": {"path": str(place)}},
             record_timing=False,
             allow_errors=True,
@@ -91,7 +98,10 @@ def normalised(notebook: NotebookNode) -> NotebookNode:
     """The same notebook with outputs and metadata that a second execution would give again."""
     out = nbformat.from_dict(notebook)
     out.metadata = nbformat.from_dict(
-        {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
     )
     count = 0
     for number, cell in enumerate(out.cells):
@@ -103,7 +113,9 @@ def normalised(notebook: NotebookNode) -> NotebookNode:
         count += 1
         cell.execution_count = count
         # A widget without its kernel is a broken promise: it shows up when the cell is run.
-        cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+        cell.outputs = [
+            output for output in cell.outputs if WIDGET not in output.get("data", {})
+        ]
         for output in cell.outputs:
             output.pop("metadata", None)
             if output.output_type in ("display_data", "execute_result"):
@@ -121,7 +133,9 @@ def flaws(notebook: NotebookNode) -> list[str]:
             continue
         count += 1
         if cell.execution_count != count:
-            found.append(f"cell {number}: is number {cell.execution_count} of the execution and not {count}")
+            found.append(
+                f"cell {number}: is number {cell.execution_count} of the execution and not {count}"
+            )
         for output in cell.outputs:
             if output.output_type == "error":
                 found.append(f"cell {number}: {output.ename}: {output.evalue}")
@@ -133,7 +147,9 @@ def flaws(notebook: NotebookNode) -> list[str]:
                 if kind != "image/svg+xml" and (hit := re.search(r"\w*Warning:", text)):
                     found.append(f"cell {number}: {hit[0]}")
                 if hit := _PATH.search(text):
-                    found.append(f"cell {number}: a path of a machine: {text[hit.start() : hit.start() + 60]}")
+                    found.append(
+                        f"cell {number}: a path of a machine: {text[hit.start() : hit.start() + 60]}"
+                    )
     return found
 
 

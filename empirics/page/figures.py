@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
 
+from empirics.folders import OwnDistances
 from empirics.page.fields import rounded_up
 from empirics.page.model import Drawing, Mark, worth
 from empirics.page.phrases import of_batches
@@ -41,7 +42,7 @@ _ROW = 64
 _STRUCK = "M-.8,0A.8,.8,0,1,1,.8,0A.8,.8,0,1,1,-.8,0M-1.5,0L1.5,0"
 
 
-def run_drawings(report: Report, slack: pd.DataFrame, distances: Sequence[float] | None = None) -> dict[str, Drawing]:
+def run_drawings(report: Report, slack: pd.DataFrame, distances: OwnDistances | None = None) -> dict[str, Drawing]:
     """The figures of a run.
 
     Parameters
@@ -49,7 +50,7 @@ def run_drawings(report: Report, slack: pd.DataFrame, distances: Sequence[float]
     report : Report
     slack : DataFrame
         `slack.parquet`.
-    distances : sequence of float, optional
+    distances : OwnDistances, optional
         Squared distances of the test documents to their own cluster, of the headline's arm.
     """
     from empirics.plotting import plot_own_distances, plot_rungs
@@ -63,7 +64,15 @@ def run_drawings(report: Report, slack: pd.DataFrame, distances: Sequence[float]
     if len(rows):
         out["slack"] = Drawing(drawn("slack", lambda ax: plot_slack(rows, ax=ax), 1.5 + 0.3 * len(rows)))
     if distances is not None:
-        out["distances"] = Drawing(drawn("distances", lambda ax: plot_own_distances(distances, dimension=head.dimension, ax=ax), 3.2))
+        out["distances"] = Drawing(
+            drawn(
+                "distances",
+                lambda ax: plot_own_distances(
+                    distances.measured, dimension=distances.dimension, count=distances.counts, law=distances.law, ax=ax
+                ),
+                3.2,
+            )
+        )
     return out
 
 

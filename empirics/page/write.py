@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from empirics.folders import RunFolder
 from empirics.page.figures import run_drawings
 from empirics.page.html import html, need_report_extra
 from empirics.page.partial import partial_page
 from empirics.page.run import run_page
 from empirics.page.side_by_side import side_by_side
-from empirics.record import read_parquet, write_bytes
+from empirics.record import write_bytes
 from empirics.run_folder import Progress, read_run
 from theory.errors import InputError
 
@@ -33,11 +34,8 @@ def write_run_page(folder: Path) -> Path:
     """
     need_report_extra()
     run = read_run(folder)
-    head = run.report.headline
-    column = f"{head.arm}-{head.dimension}:distance"
-    test = read_parquet(folder / "predictions.parquet")
-    distances = test[column].to_numpy() if column in test else None
-    page = run_page(run.report, run.slack, run_drawings(run.report, run.slack, distances))
+    opened = RunFolder(run.folder, run.report, run.slack)
+    page = run_page(run.report, run.slack, run_drawings(run.report, run.slack, opened.own_distances(opened.arm())))
     write_bytes(folder / NAME, html(page))
     return folder / NAME
 
