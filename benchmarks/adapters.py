@@ -25,6 +25,7 @@ from unittest import mock
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
+from threadpoolctl import threadpool_limits
 
 from empirics import backbone as prefix
 from empirics.adapters import Adapter, Units, active
@@ -55,6 +56,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the numbers here, as JSON")
     options = parser.parse_args()
     use_threads(RunConfig(threads=options.threads))
+    # NumPy's own threads would spin while torch computes, and be counted.
+    threadpool_limits(options.threads)
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {torch.get_num_threads()} threads"
     print(f"{where}; {options.documents} documents, {options.adapters} adapters of rank 8")
     encoders = [kind for kind, make in (("bert", options.bert), ("vit", options.vit)) if make] or ["minilm"]
