@@ -121,7 +121,7 @@ def keep(run: Path, ablation: Path, *comparisons: Path) -> None:
     for arm in report["arms"]:
         arm["clusters"] = []
     write_json(RESULTS / "default.json", report)
-    write_bytes(RESULTS / "ablation.md", (ablation / "ablation.md").read_bytes())
+    write_bytes(RESULTS / "ablation.markdown", (ablation / "ablation.md").read_bytes())
     for folder in comparisons:
         summary = read_json(folder / "comparison.json")
         write_json(RESULTS / f"compare-{summary['stream']}.json", summary)

@@ -202,7 +202,7 @@ def batch_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
             errors = {1: row["macro_retrieval_error"]} | {int(b): v for b, v in row["batch_retrieval_error"].items()}
             rows += [{"method": row["name"], "role": row["role"], "batch": b, "error": v} for b, v in sorted(errors.items())]
     if not rows:
-        raise InputError("comparison", "scored no method in batches; run it again with compare.batches")
+        raise InputError("comparison", "scored no method in batches; run it again with retrieval.batches")
     return pd.DataFrame(rows)
 
 
