@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "_extensions"))
+sys.path[:0] = [str(HERE / "_extensions"), str(HERE.parent)]
 
 project = "proteus-bounds"
 author = "the proteus-bounds developers"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
@@ -23,13 +25,22 @@ def modules(package: str) -> list[str]:
     return [package, *sorted(name for name in found if name != _ELSEWHERE and not name.endswith(".__main__"))]
 
 
-def table(*names: str) -> str:
-    """Modules with the first sentence of what each says of itself."""
-    rows = []
-    for name in names:
-        summary = " ".join((getdoc(import_module(name)) or "").partition("\n\n")[0].split())
-        rows.append(f"{{py:mod}}`{name}`\n: {summary}\n")
-    return "\n".join(rows)
+def table(*patterns: str) -> str:
+    """Modules, named or by a pattern such as ``empirics.page*``, with the first paragraph of what each says of itself."""
+    found = [name for pattern in patterns for name in fnmatch.filter(modules(pattern.partition(".")[0]), pattern)]
+    return "\n".join(f"{{py:mod}}`{name}`\n: {_summary(name)}\n" for name in found)
+
+
+def others(package: str) -> str:
+    """The modules of a package that no table on its page names, so that none is missing however new; a note if there are none."""
+    page = (Path(__file__).parents[1] / "reference" / f"{package}.md").read_text("utf-8")
+    named = [word for line in re.findall(r"api:table (.*)", page) for word in line.strip("` }").split()]
+    left = [name for name in modules(package) if not any(fnmatch.fnmatchcase(name, pattern) for pattern in named)]
+    return table(*left) if left else "None: every module stands in a table above."
+
+
+def _summary(name: str) -> str:
+    return " ".join((getdoc(import_module(name)) or "").partition("\n\n")[0].split())
 
 
 def write_pages(app: Sphinx) -> None:

