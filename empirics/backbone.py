@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from empirics import processes
 from empirics.anatomy import first_argument
 from empirics.config import BackboneConfig
 from empirics.encoder import Advance, Backbone, assemble, batches, check_embeddings, lower, suffix
-from empirics.loading import ahead, moved, prepared_images
+from empirics.loading import ahead, image_threads, moved, prepared_images
 from empirics.packages import package_file
 from theory.errors import InputError
 
@@ -238,17 +239,20 @@ def prepared(
     lengths : (n,) int array
     batches : iterable of int arrays
     """
+    threads = image_threads() if backbone.modality == "image" else 1
+    pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def fetch(batch: Int[np.ndarray, " b"]) -> tuple[torch.Tensor, torch.Tensor | None]:
         chosen = [inputs[j] for j in batch]
         if backbone.modality == "image":
-            return prepared_images(backbone.processor, chosen, backbone.device), None
+            return prepared_images(backbone.processor, chosen, backbone.device, pool), None
         real = torch.arange(int(lengths[batch].max())) < torch.from_numpy(lengths[batch])[:, None]
         ids = torch.full(real.shape, getattr(backbone.model.config, "pad_token_id", None) or 0)
         ids[real] = torch.tensor([token for tokens in chosen for token in tokens])
         return moved(ids, backbone.device), None if bool(real.all()) else moved(real, backbone.device)
 
-    yield from ahead(fetch, batches, backbone.device)
+    with pool or nullcontext():
+        yield from ahead(fetch, batches, backbone.device)
 
 
 def _forward(backbone: Backbone, model_input: torch.Tensor, mask: torch.Tensor | None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -13,15 +13,16 @@ from jaxtyping import Float
 from empirics.encoder import pixels
 from empirics.images import decode
 
-# Images that one thread prepares at a time, and the most threads that are worth it: Python holds them up beyond.
-_TOGETHER = 8
+# Batches that are made ready at a time.
+_AHEAD = 2
+# Beyond so many, Python holds threads up.
 _THREADS = 16
 Batch = TypeVar("Batch")
 Tensors = tuple[torch.Tensor | None, ...]
 
 
 def ahead(fetch: Callable[[Batch], Tensors], batches: Iterable[Batch], device: torch.device) -> Iterator[Tensors]:
-    """What `fetch` makes of each batch, in order; before a GPU in a thread and a stream of their own, one batch ahead.
+    """What `fetch` makes of each batch, in order; before a GPU in threads and a stream of their own, two batches ahead.
 
     Parameters
     ----------
@@ -50,19 +51,18 @@ def ahead(fetch: Callable[[Batch], Tensors], batches: Iterable[Batch], device: t
                 x.record_stream(main)
         return tensors
 
-    with ThreadPoolExecutor(1) as thread:
-        waiting: Future[tuple[Tensors, torch.cuda.Event]] | None = None
+    with ThreadPoolExecutor(_AHEAD) as threads:
+        waiting: deque[Future[tuple[Tensors, torch.cuda.Event]]] = deque()
         for batch in batches:
-            # The host must not run away from the GPU, or all batches would lie in its memory at once.
-            if len(used) > 1:
-                used.popleft().synchronize()
-            coming = thread.submit(fetch_there, batch)
-            if waiting is not None:
-                yield hand_over(waiting)
+            waiting.append(threads.submit(fetch_there, batch))
+            if len(waiting) > _AHEAD:
+                yield hand_over(waiting.popleft())
                 used.append(main.record_event())
-            waiting = coming
-        if waiting is not None:
-            yield hand_over(waiting)
+                # The host must not run away from the GPU, or all batches would lie in its memory at once.
+                if len(used) > 1:
+                    used.popleft().synchronize()
+        while waiting:
+            yield hand_over(waiting.popleft())
 
 
 def moved(x: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -70,25 +70,23 @@ def moved(x: torch.Tensor, device: torch.device) -> torch.Tensor:
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not x.is_cuda else x
 
 
-def prepared_images(processor: Any, images: Sequence[Any], device: torch.device) -> Float[torch.Tensor, "n 3 h w"]:
-    """Images decoded and preprocessed by as many threads as torch computes with, and moved to the device; the same bytes as by one.
+def prepared_images(processor: Any, images: Sequence[Any], device: torch.device, pool: Executor | None) -> Float[torch.Tensor, "n 3 h w"]:
+    """Images decoded and preprocessed by the threads of a pool, and moved to the device; the same bytes as without one.
 
     Raises
     ------
     InputError
         If an image does not decode; of several, the first.
     """
+    each = map if pool is None else pool.map
+    size = -(-len(images) // image_threads())
+    parts = [slice(k, k + size) for k in range(0, len(images), size)]
+    ready = list(each(lambda part: pixels(processor, [decode(x) for x in images[part]]), parts))
+    together = torch.empty((len(images), *ready[0].shape[1:]), pin_memory=device.type == "cuda")
+    list(each(lambda part, x: together[part].copy_(x), parts, ready))
+    return together.to(device, non_blocking=True)
 
-    def work(part: Sequence[Any]) -> torch.Tensor:
-        return pixels(processor, [decode(x) for x in part])
 
-    parts = [images[k : k + _TOGETHER] for k in range(0, len(images), _TOGETHER)]
-    threads = min(_THREADS, torch.get_num_threads(), len(parts))
-    if threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            ready = list(pool.map(work, parts))
-    else:
-        ready = [work(part) for part in parts]
-    shape = (len(images), *ready[0].shape[1:])
-    together = torch.empty(shape, pin_memory=device.type == "cuda")
-    return torch.cat(ready, out=together).to(device, non_blocking=True)
+def image_threads() -> int:
+    """Threads that prepare images: as many as torch computes with, up to sixteen."""
+    return min(_THREADS, torch.get_num_threads())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -43,11 +46,12 @@ def files(n: int) -> list[Image]:
 def test_threads_change_neither_order_nor_bytes(monkeypatch):
     images = files(61)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    want = prepared_images(tiny.processor, images, CPU)
+    want = prepared_images(tiny.processor, images, CPU, None)
     before = list(warnings.filters)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
-    for _ in range(3):
-        assert torch.equal(prepared_images(tiny.processor, images, CPU), want)
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(3):
+            assert torch.equal(prepared_images(tiny.processor, images, CPU, pool), want)
     # Many threads have set the filters of warnings aside, and brought them back.
     assert warnings.filters == before
 
@@ -58,8 +62,8 @@ def test_of_several_damaged_images_the_first_is_told(monkeypatch):
         images[k] = Image(data=images[k].encoded()[:60], name=f"{k}.png")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     before = list(warnings.filters)
-    with pytest.raises(InputError, match=r"^9\.png"):
-        prepared_images(tiny.processor, images, CPU)
+    with ThreadPoolExecutor(6) as pool, pytest.raises(InputError, match=r"^9\.png"):
+        prepared_images(tiny.processor, images, CPU, pool)
     assert warnings.filters == before
 
 
@@ -68,6 +72,53 @@ def test_batches_come_in_their_order_and_none_is_fetched_early_on_the_cpu():
     found = ahead(lambda k: fetched.append(k) or (torch.tensor(k),), range(5), CPU)
     assert next(found)[0] == 0 and fetched == [0]
     assert [int(x) for (x,) in found] == [1, 2, 3, 4]
+
+
+def test_before_a_gpu_batches_are_fetched_ahead_and_not_all_at_once(monkeypatch):
+    """With stand-ins for streams and events, which need a GPU."""
+    fetched, synchronized = [], []
+
+    class Event:
+        def synchronize(self):
+            synchronized.append(self)
+
+    class Stream:
+        waited: ClassVar[list] = []
+
+        def __init__(self, device=None):
+            pass
+
+        def record_event(self):
+            return Event()
+
+        def wait_event(self, event):
+            self.waited.append(event)
+
+    class Fetched:
+        def __init__(self, k):
+            self.k, self.streams = k, []
+
+        def record_stream(self, stream):
+            self.streams.append(stream)
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+
+    def fetch(k):
+        if k == 7:
+            raise InputError("seven", "is bad")
+        fetched.append(k)
+        return Fetched(k), None
+
+    got = []
+    for k, (x, nothing) in enumerate(ahead(fetch, range(6), torch.device("cuda"))):
+        assert x.k == k and len(x.streams) == 1 and nothing is None and len(Stream.waited) == k + 1
+        assert len(fetched) <= k + 3
+        got.append(k)
+    assert got == list(range(6)) and synchronized
+    with pytest.raises(InputError, match="seven"):
+        list(ahead(fetch, range(10), torch.device("cuda")))
 
 
 @pytest.mark.parametrize("pooling", ("cls", "pooler"))
