@@ -9,7 +9,7 @@ FIGURE_RUN ?= runs/small-seed0
 FIGURE_COMPARISON ?= runs/compare-small-seed0
 FIGURE_ABLATION ?= runs/ablation-small-seed0
 
-.PHONY: verify test test-gpu figures docs mutants bench lint clean
+.PHONY: verify test test-gpu figures notebooks docs mutants bench lint clean
 
 # The stamp is newer than what it was made from, so set-up happens once and again only when the pins change.
 $(VENV)/.ready: pyproject.toml constraints.txt materials.txt
@@ -41,6 +41,11 @@ $(FIGURE_COMPARISON)/comparison.json: | $(VENV)/.ready
 
 $(FIGURE_ABLATION)/ablation.json: | $(VENV)/.ready
 	"$(BIN)/proteus-bounds" ablate --preset small --only dimension --out "$(FIGURE_ABLATION)"
+
+# JupyterLab, on the notebooks; any other Jupyter opens them as well (notebooks/README.md).
+notebooks: $(VENV)/.ready
+	"$(BIN)/python" -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[notebooks]"
+	"$(BIN)/jupyter" lab notebooks
 
 # The site, in docs/_build/html. Everything is read anew, so that no warning of an earlier build is forgotten; warnings are errors.
 # LINKS=1 also asks for every page outside that is linked to.

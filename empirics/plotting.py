@@ -42,6 +42,8 @@ from theory.mixture import Rule, Signatures
 from theory.plotting import plot_gaussians
 
 _SIZE = 4.0
+# Height of a line of a label, in units of the font.
+_LINE = 1.4
 
 
 def plot_rungs(units: Sequence[Unit], *, ax: Axes | None = None) -> Axes:
@@ -79,10 +81,12 @@ def plot_rungs(units: Sequence[Unit], *, ax: Axes | None = None) -> Axes:
         draw_bounds(ax, [j + 0.17 for j in range(len(units))], rungs, name, spread, [unit.measured for unit in units])
     rejected = "no guarantee" if (~table["guarantee"] & ~table["vacuous"]).any() else ""
     handles = key_of_marks(shown, contradicted="" if table["holds"].all() else "contradicted", rejected=rejected)
-    ax.legend(handles=handles, **BELOW, ncols=5, frameon=False, columnspacing=1.0, handletextpad=0.2)
     ax.set_yticks(range(len(units)), [_with_verdict(unit) for unit in units])
     ax.set_ylim(len(units) - 0.5, -0.5)
     throughout = wrap(f"vacuous throughout: {', '.join(silent)}", 40) if silent else []
+    # The strip's name takes a line below the ticks.
+    below = BELOW | {"borderaxespad": BELOW["borderaxespad"] + _LINE * (1 + len(throughout))}
+    ax.legend(handles=handles, **below, ncols=5, frameon=False, columnspacing=1.0, handletextpad=0.2)
     ax.set_xlabel("\n".join(["retrieval error", *throughout]))
     return ax
 

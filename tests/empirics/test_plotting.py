@@ -127,6 +127,13 @@ class TestRungs:
         assert [t.get_text() for t in ax.get_yticklabels()] == ["plain", "rejected \\$\nlaw rejected", "broken\nA3 broke", "clean"]
         assert {"no guarantee", "contradicted"} <= {t.get_text() for t in ax.get_legend().get_texts()}
 
+    @pytest.mark.parametrize("size", [(3.3, 3), (6, 4), (8, 6)])
+    def test_the_legend_lies_below_the_labels_however_many_lines_they_have(self, units, size):
+        ax = Figure(figsize=size, dpi=100, layout="constrained").subplots()
+        plot_rungs(units, ax=ax)
+        ax.figure.canvas.draw()
+        assert ax.get_legend().get_window_extent().y1 <= ax.xaxis.label.get_window_extent().y0
+
     def test_measured_errors_have_their_intervals_and_none_is_an_arrow(self, units, ax):
         plot_rungs(units, ax=ax)
         intervals = [[x for x, _ in xys] for xys in lines(ax, "_interval")]
