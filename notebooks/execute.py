@@ -1,7 +1,9 @@
-"""Execute notebooks and store their outputs, so that executing them again gives the same bytes: ``python notebooks/execute.py [FILE ...]``.
+"""Execute notebooks and store their outputs, the same bytes whenever they are executed again.
 
-What would change without a change of content is left out of the stored file: times, identifiers and states of widgets, versions, and the
-settings of whoever runs it (IPython's and matplotlib's are replaced). Figures are stored as SVG.
+``python notebooks/execute.py [FILE ...]``
+
+What would change without a change of content is not stored: times, identifiers and states of
+widgets, versions, and what IPython and matplotlib are set to by whoever runs it.
 """
 
 from __future__ import annotations
@@ -22,15 +24,17 @@ from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# A kernel's own settings: figures as vectors without a date in them, and identifiers in them that do not change.
-_IPYTHON = """c.InlineBackend.figure_formats = {"png"}
-c.InlineBackend.print_figure_kwargs = {"bbox_inches": "tight"}
-"""
-_MATPLOTLIB = "svg.hashsalt: proteus-bounds\nfigure.figsize: 6, 4\n"
-# Roots of absolute paths on the usual systems.
-_PATH = re.compile(
-    r"(?<![\w./:~-])(?:/(?:home|root|tmp|Users|usr|opt|var|mnt|private|data|work)/|[A-Za-z]:\\\\?(?:Users|Temp))"
-)
+# The kernel's settings. Vectors would be sharper, but hatches and many points make them large.
+_IPYTHON = 'c.InlineBackend.figure_formats = {"png"}\n'
+_MATPLOTLIB = "figure.figsize: 6, 4\nfigure.dpi: 100\n"
+# Roots of absolute paths on the usual systems, and those of this one.
+_ROOTS = "home|root|tmp|Users|usr|opt|var|mnt|private"
+_PATH = re.compile(rf"(?<![\w./:~-])(?:/(?:{_ROOTS})/|[A-Za-z]:\\(?:Users|Temp))")
+_HERE = [str(path) for path in (FOLDER.parent, Path.home(), Path(sys.prefix)) if path.name]
+_METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 
 
 def notebooks() -> list[Path]:
@@ -53,10 +57,8 @@ def settings_of(notebook: NotebookNode) -> NotebookNode:
     return found[0]
 
 
-def execute(
-    notebook: NotebookNode, settings: str = "", appended: str = "", timeout: int = 600
-) -> NotebookNode:
-    """A copy of a notebook, executed in a fresh kernel and an empty folder, without what changes from one execution to the next.
+def execute(notebook: NotebookNode, settings: str = "", appended: str = "") -> NotebookNode:
+    """A copy of a notebook, executed in a fresh kernel and an empty folder, and normalised.
 
     Parameters
     ----------
@@ -65,8 +67,6 @@ def execute(
         Runs in the place of the cell of settings; that cell keeps its source.
     appended : str
         Source of one more cell at the end, for tests.
-    timeout : int
-        Seconds a cell.
     """
     out = nbformat.from_dict(notebook)
     cell = settings_of(out)
@@ -76,14 +76,12 @@ def execute(
     with tempfile.TemporaryDirectory() as folder, _environment(Path(folder)):
         place = Path(folder) / "run"
         place.mkdir()
+        # Those of the network are open to others on the machine.
+        sockets = {"transport": "ipc", "ip": f"{folder}/k"} if os.name == "posix" else {}
         client = NotebookClient(
             out,
-            timeout=timeout,
-            # Sockets of the file system, where there are any: those of the network are open to others on the machine.
-            km=AsyncKernelManager(
-                kernel_name="python3",
-                **({"transport": "ipc", "ip": f"{folder}/k"} if os.name == "posix" else {}),
-            ),
+            timeout=600,
+            km=AsyncKernelManager(kernel_name="python3", **sockets),
             resources={"metadata": {"path": str(place)}},
             record_timing=False,
             allow_errors=True,
@@ -97,12 +95,7 @@ def execute(
 def normalised(notebook: NotebookNode) -> NotebookNode:
     """The same notebook with outputs and metadata that a second execution would give again."""
     out = nbformat.from_dict(notebook)
-    out.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        }
-    )
+    out.metadata = nbformat.from_dict(_METADATA)
     count = 0
     for number, cell in enumerate(out.cells):
         cell.id = cell.id if cell.id == "appended" else f"cell-{number:02d}"
@@ -113,9 +106,7 @@ def normalised(notebook: NotebookNode) -> NotebookNode:
         count += 1
         cell.execution_count = count
         # A widget without its kernel is a broken promise: it shows up when the cell is run.
-        cell.outputs = [
-            output for output in cell.outputs if WIDGET not in output.get("data", {})
-        ]
+        cell.outputs = [item for item in cell.outputs if WIDGET not in item.get("data", {})]
         for output in cell.outputs:
             output.pop("metadata", None)
             if output.output_type in ("display_data", "execute_result"):
@@ -126,16 +117,17 @@ def normalised(notebook: NotebookNode) -> NotebookNode:
 
 
 def flaws(notebook: NotebookNode) -> list[str]:
-    """What no stored notebook may hold: errors, anything on standard error, warnings, paths of a machine, widgets, cells out of order."""
+    """What no stored notebook may hold.
+
+    Errors, anything on standard error, warnings, a machine's paths, widgets, a wrong order.
+    """
     found, count = [], 0
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
             continue
         count += 1
         if cell.execution_count != count:
-            found.append(
-                f"cell {number}: is number {cell.execution_count} of the execution and not {count}"
-            )
+            found.append(f"cell {number}: is number {cell.execution_count} and not {count}")
         for output in cell.outputs:
             if output.output_type == "error":
                 found.append(f"cell {number}: {output.ename}: {output.evalue}")
@@ -144,20 +136,21 @@ def flaws(notebook: NotebookNode) -> list[str]:
             for kind, text in texts(output):
                 if kind == WIDGET:
                     found.append(f"cell {number}: the state of a widget")
-                if kind != "image/svg+xml" and (hit := re.search(r"\w*Warning:", text)):
+                if hit := re.search(r"\w*Warning:", text):
                     found.append(f"cell {number}: {hit[0]}")
-                if hit := _PATH.search(text):
+                hit = _PATH.search(text)
+                if kind != "image/png" and (hit or any(path in text for path in _HERE)):
                     found.append(
-                        f"cell {number}: a path of a machine: {text[hit.start() : hit.start() + 60]}"
+                        f"cell {number}: a path of a machine{': ' + hit[0] if hit else ''}"
                     )
     return found
 
 
 def texts(output: NotebookNode) -> Iterator[tuple[str, str]]:
-    """Every representation of an output, by its media type."""
+    """Every representation of an output by its media type, in a fixed order."""
     if output.output_type == "stream":
         yield "text/plain", output.text
-    for kind, content in output.get("data", {}).items():
+    for kind, content in sorted(output.get("data", {}).items()):
         yield kind, content if isinstance(content, str) else str(content)
 
 
@@ -188,7 +181,7 @@ def _environment(folder: Path) -> Iterator[None]:
 
 
 def main() -> None:
-    """Execute the notebooks named, or all, and store their outputs; nothing is stored of one that has flaws."""
+    """Execute the notebooks named, or all, and store those without flaws."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("files", nargs="*", type=Path, help="notebooks; all by default")
     failed = False
