@@ -41,12 +41,12 @@ def launch(arguments: list[str], count: int, folder: Path) -> list[subprocess.Co
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """A tiny encoder and tiny documents of three tasks."""
+    """A tiny encoder and tiny documents of two tasks."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "encoder").mkdir()
     tiny.save_bert(folder / "encoder", layers=2, positions=40)
     rng, rows = np.random.default_rng(0), []
-    for task, letters in (("a", "abcdefgh"), ("b", "ijklmnop"), ("c", "qrstuvwx")):
+    for task, letters in (("a", "abcdefgh"), ("b", "ijklmnop")):
         for label in range(2):
             for _ in range(40):
                 chosen = list(letters[4 * label : 4 * label + 4]) + list(letters)
@@ -64,7 +64,7 @@ def settings(tmp_path_factory):
         "backbone.batch_size": 16,
         "training.epochs": 2,
         "training.batch_size": 9,
-        "signature.dimension": 4,
+        "signature.dimension": 3,
         "bounds.simulations": 1000,
         "threads": 1,
     }
@@ -84,7 +84,7 @@ def runs(settings, tmp_path_factory):
 def test_two_processes_leave_what_one_leaves(runs):
     folder, found = runs
     assert [r.returncode for rs in found.values() for r in rs] == [0, 0, 0], [r.stderr[-2000:] for rs in found.values() for r in rs]
-    for task in "abc":
+    for task in "ab":
         one, two = ([u.a.T @ u.b for u in load_adapter(folder / str(n) / "adapters" / task).folded.values()] for n in (1, 2))
         for x, y in zip(one, two, strict=True):
             # Later adapters start with a penalty that is nothing but rounding, which AdamW scales up to a step.
@@ -95,7 +95,7 @@ def test_two_processes_leave_what_one_leaves(runs):
         if column.endswith(":retrieved"):
             assert one[column].equals(two[column]), column
     logs = [json.loads((folder / str(n) / "run.json").read_text())["training"] for n in (1, 2)]
-    for task in "abc":
+    for task in "ab":
         assert logs[1][task]["losses"] == pytest.approx(logs[0][task]["losses"], abs=1e-4)
         assert logs[1][task]["accuracy"] == pytest.approx(logs[0][task]["accuracy"])
 
