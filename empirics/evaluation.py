@@ -56,11 +56,11 @@ def evaluate(folder: Path, clock: PhaseClock) -> Report:
     dimension = config.signature.dimension
     laws = {arm: ("mixture", "gaussian") for arm in ARMS} | {"frozen": ("mixture", "gaussian", "well-specified")}
     arms, frames, pair_frames, slack_frames = [], [], [], []
-    rules = {path.stem: load_rule(path, names, config) for path in sorted((folder / "signatures").glob("*.safetensors"))}
+    keys = [path.stem for path in sorted((folder / "signatures").glob("*.safetensors"))]
     with clock.phase("bounds", sum(map(len, laws.values()))) as advance:
         for arm in ARMS:
             key = f"{arm}-{dimension}"
-            rule = rules[key]
+            rule = load_rule(folder / "signatures" / f"{key}.safetensors", names, config)
             for name in laws[arm]:
                 weights = np.bincount(test["task"], minlength=len(names)) / len(test)
                 if name == "well-specified":
@@ -77,7 +77,7 @@ def evaluate(folder: Path, clock: PhaseClock) -> Report:
                 frames.append(found.frame().assign(arm=arm, dimension=dimension, law=name))
                 pair_frames.append(pd.DataFrame(asdict(found.pairs)).assign(arm=arm, dimension=dimension, law=name))
                 advance(1)
-    measured = _measured_table(test, query, list(rules), names, config)
+    measured = _measured_table(test, query, keys, names, config)
     headline = next(a for a in arms if a["arm"] == config.bounds.arm and a["law"] == "mixture")
     report = Report.model_validate(
         {
