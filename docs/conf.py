@@ -53,4 +53,5 @@ html_show_sourcelink = False
 html_show_copyright = False
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
+copybutton_line_continuation_character = "\\"
 copybutton_remove_prompts = True
