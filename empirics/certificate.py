@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from empirics.report import Conformal, Interval, LawRow, RungRow
+from empirics.rounding import rounded_up
 
 SCHEMA = 1
 RuleName: TypeAlias = Literal["ratio", "paper", "frozen"]
@@ -126,7 +127,7 @@ def _cell(rung: RungRow) -> str:
     if rung.vacuous:
         return "vacuous"
     mark = "! " if not rung.holds else ("" if rung.guarantee else "[x] ")
-    return f"{mark}{rung.value:.3g}"
+    return f"{mark}{rounded_up(rung.value)}"
 
 
 def _law_line(item: CertifiedRule) -> str:

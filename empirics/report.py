@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from empirics.rounding import rounded_up
 from theory.bound import Assumption, Bound
 from theory.ladder import RUNGS, Ladder
 from theory.slack import PIECES
@@ -153,7 +154,7 @@ def rung_text(rung: RungRow) -> str:
     """A rung as a cell: `[x]` where its law was rejected, `!` where the measured error contradicts it."""
     if rung.vacuous:
         return "vacuous"
-    text = f"{rung.value:.3g}"
+    text = rounded_up(rung.value)
     if not rung.holds:
         return f"! {text}"
     return text if rung.guarantee else f"[x] {text}"
@@ -214,7 +215,7 @@ def verdict(report: Report) -> str:
     stands = [name for name, rung in o.rungs.items() if rung.guarantee]
     vacuous = [name for name, rung in o.rungs.items() if rung.vacuous]
     text = f"Measured retrieval error {o.measured.error:.3f} ({o.measured.low:.3f} to {o.measured.high:.3f}, n = {o.measured.n}); "
-    text += f"guarantees that stand: {', '.join(f'{n} <= {o.rungs[n].value:.3g}' for n in stands) or 'none'}"
+    text += f"guarantees that stand: {', '.join(f'{n} <= {rounded_up(o.rungs[n].value)}' for n in stands) or 'none'}"
     return text + (f"; vacuous: {', '.join(vacuous)}." if vacuous else ".")
 
 
@@ -244,7 +245,7 @@ def markdown(report: Report) -> str:
         for unit in [*arm.tasks, arm.overall]:
             for name, rung in unit.rungs.items():
                 if not rung.holds:
-                    parts.append(f"- {unit.name}, {name} = {rung.value:.3g} did not hold: {rung.broken_assumption}.")
+                    parts.append(f"- {unit.name}, {name} = {rounded_up(rung.value)} did not hold: {rung.broken_assumption}.")
         parts.append(markdown_table(*_law_rows([*arm.tasks, arm.overall])))
     parts.append("## Retrieval and accuracy\n\n" + markdown_table(*_retrieval_rows(report)))
     parts.append(f"## Every true cluster ({ARM_LABELS[report.headline.arm]}, query law: {report.headline.law})")
@@ -324,7 +325,7 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def _bound_cell(bound: Bound) -> str:
-    return "vacuous" if bound.vacuous else f"{bound.value:.3g}"
+    return "vacuous" if bound.vacuous else rounded_up(bound.value)
 
 
 def print_ladder(found: Ladder, console: Console) -> None:
@@ -344,7 +345,12 @@ def print_slack(table: pd.DataFrame, console: Console) -> None:
     rows = table[table["level_of"] == "overall"]
     header = ["", "value", *PIECES, "total", ""]
     body = [
-        [r.rung, f"{r.value:.3g}", *("-" if pd.isna(v := getattr(r, piece)) or v == 0 else f"{v:+.2f}" for piece in [*PIECES, "total"]), ""]
+        [
+            r.rung,
+            rounded_up(r.value),
+            *("-" if pd.isna(v := getattr(r, piece)) or v == 0 else f"{v:+.2f}" for piece in [*PIECES, "total"]),
+            "",
+        ]
         for r in rows.itertuples()
     ]
     console.print(_table("Where the slack goes: decimal orders above the reference error", header, body))

@@ -6,10 +6,10 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
-_DIGITS = 3
+from empirics.rounding import rounded_down, rounded_up
+
 # Below this a value is told from its logarithm, whose precision does not end with that of the value.
 _TINY = 1e-300
 
@@ -90,35 +90,6 @@ def resolve(documents: Mapping[str, Any], place: str) -> Any:
     for step in pointer.split("/")[1:]:
         found = found[int(step)] if isinstance(found, Sequence) else found[step.replace("~1", "/").replace("~0", "~")]
     return found
-
-
-def rounded_up(value: float) -> str:
-    """A number in [0, 1] with three significant digits, never below it: what is said of an upper bound stays true.
-
-    One that is less than one is never shown as one, whatever digits that takes.
-    """
-    return _rounded(value, ROUND_CEILING)
-
-
-def rounded_down(value: float) -> str:
-    """A number with three significant digits, never above it: what is said of a lower bound stays true."""
-    return _rounded(value, ROUND_FLOOR)
-
-
-def _rounded(value: float, rounding: str) -> str:
-    exact = Decimal(value)
-    digits = _DIGITS
-    shown = Context(prec=digits, rounding=rounding).create_decimal(exact)
-    while shown == 1 != exact:
-        digits += 1
-        shown = Context(prec=digits, rounding=rounding).create_decimal(exact)
-    return _plain(shown)
-
-
-def _plain(number: Decimal) -> str:
-    if number == 0:
-        return "0"
-    return f"{number:f}" if number >= Decimal("1e-4") else f"{number:e}"
 
 
 def _bound(rung: Mapping[str, Any]) -> str:

@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from empirics.folders import OwnDistances
-from empirics.page.fields import rounded_up
 from empirics.page.model import Drawing, Mark, worth
 from empirics.page.phrases import of_batches
 from empirics.report import Report, Unit
+from empirics.rounding import rounded_up
 from theory import palette
 
 # What has no colour of its own is drawn in those of the page, which has a light and a dark scheme.
