@@ -81,20 +81,29 @@ def report(
         from empirics.page.write import write_partial_page
 
         found = progress(run)
+        # First, for whoever reads the printed page may stop reading.
+        page = write_partial_page(run, found) if html else None
         print_page(partial_page(found), Console(width=None if sys.stdout.isatty() else 150, highlight=False))
-        if html:
-            print(f"\nThe page is {write_partial_page(run, found)}")
+        _tell(page)
         raise InputError(str(run), "holds a run that did not finish; start it again in another folder")
-    if is_older(about):
-        _show(read_run(run).report)
-        print(f"\nThis run was written by an older version (schema {about['schema']}): its report is shown as it stands, not made again.")
-    else:
+    older = is_older(about)
+    if not older:
         check_files(run, about)
-        _show(evaluate(run, PhaseClock(quiet)))
+    report_ = read_run(run).report if older else evaluate(run, PhaseClock(quiet))
+    page = None
     if html:
         from empirics.page.write import write_run_page
 
-        print(f"\nThe page is {write_run_page(run)}")
+        page = write_run_page(run)
+    _show(report_)
+    if older:
+        print(f"\nThis run was written by an older version (schema {about['schema']}): its report is shown as it stands, not made again.")
+    _tell(page)
+
+
+def _tell(page: Path | None) -> None:
+    if page is not None:
+        print(f"\nThe page is {page}")
 
 
 def _add_page(folder: Path) -> None:
@@ -125,15 +134,15 @@ def compare_runs(
     if html is not None:
         need_report_extra()
     found = compared(runs)
-    if json_:
-        print(json.dumps(found, allow_nan=False))
-    else:
-        print_page(side_by_side(found), Console(width=None if sys.stdout.isatty() else 180, highlight=False))
     if html is not None:
         from empirics.page.write import write_comparison_page
 
         write_comparison_page(found, html)
-        print(f"\nThe page is {html}", file=sys.stderr if json_ else sys.stdout)
+    if json_:
+        print(json.dumps(found, allow_nan=False))
+        return
+    print_page(side_by_side(found), Console(width=None if sys.stdout.isatty() else 180, highlight=False))
+    _tell(html)
 
 
 @app.command()

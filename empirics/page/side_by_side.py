@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from empirics.page.fields import Field, document
-from empirics.page.model import Block, Cell, Listing, Page, Paragraph, Prose, Section, Table, joined, words
+from empirics.page.model import Block, Cell, Page, Paragraph, Prose, Section, Table, joined, words
 from empirics.page.phrases import LEGEND, arm_prose, interval_prose, law_cell, rung_cell, rung_titles, tightest_cell
 from empirics.report import ARM_LABELS
 from theory.bound import Assumption
@@ -90,42 +90,29 @@ def _interval(row: Field, root: Field) -> Prose:
 
 
 def _runs(root: Field, runs: Sequence[Field]) -> Section:
-    rows = []
+    told: dict[str, list[Cell]] = {}
     for run in runs:
-        unit = run["overall"]
-        rows.append(
-            (
-                words(run["letter"].shown("text")),
-                words(run["stream"].shown("text"), ", seed ", run["seed"].shown("text")),
-                words(*arm_prose(run["headline"])),
-                words(unit["measured"]["n"].shown("count")),
-                words(unit["measured"]["error"].shown("rate")),
-                words(*interval_prose(unit["measured"])),
-                tightest_cell(unit, _batches([run])),
-                tightest_cell(unit, _batches([run]), Assumption.A0),
-                law_cell(unit["law"]),
-                words(run["seconds"].shown("seconds")),
-                words(run["peak_memory_bytes"].shown("bytes")),
-                words(run["signature_bytes"].shown("bytes")),
-            )
-        )
-    header = (
-        "",
-        "Stream",
-        "Retrieval",
-        "Documents",
-        "Error",
-        "Interval",
-        "Tightest guarantee",
-        "Without a law (A0)",
-        "Query law",
-        "Time before the bounds",
-        "Peak memory",
-        "Signatures",
-    )
+        unit, batches = run["overall"], _batches([run])
+        cells = {
+            "Folder": words(run["folder"].shown("text")),
+            "Stream": words(run["stream"].shown("text"), ", seed ", run["seed"].shown("text")),
+            "Retrieval": words(*arm_prose(run["headline"])),
+            "Test documents": words(unit["measured"]["n"].shown("count")),
+            "Measured error": words(unit["measured"]["error"].shown("rate")),
+            "Interval": words(*interval_prose(unit["measured"])),
+            "Tightest guarantee": tightest_cell(unit, batches),
+            "Without a law (A0)": tightest_cell(unit, batches, Assumption.A0),
+            "Query law": law_cell(unit["law"]),
+            "Time before the bounds": words(run["seconds"].shown("seconds")),
+            "Peak memory": words(run["peak_memory_bytes"].shown("bytes")),
+            "Signatures": words(run["signature_bytes"].shown("bytes")),
+        }
+        for name, cell in cells.items():
+            told.setdefault(name, []).append(cell)
+    header = ("", *(run["letter"].shown("text").text for run in runs))
+    rows = tuple((words(name), *cells) for name, cells in told.items())
     caption: Prose = ("The headline of every run, with ", root["confidence"].shown("share"), " intervals")
-    folders = Listing(tuple(((run["letter"].shown("text"),), (run["folder"].shown("text"),)) for run in runs))
-    blocks: tuple[Block, ...] = (folders, Table(caption, header, tuple(rows), frozenset({1, 2, 6, 7, 8})))
+    blocks: tuple[Block, ...] = (Table(caption, header, rows, frozenset(range(1, len(header)))),)
     given = [(run["letter"].shown("text"),) for run in runs if not run.value["exchangeable"]]
     if given:
         warning: Prose = (
@@ -205,56 +192,53 @@ def _between(row: Field) -> Prose:
 
 
 def _guarantees(runs: Sequence[Field]) -> Section:
-    units = [(run, unit) for run in runs for unit in [*run["tasks"], run["overall"]]]
-    rows = [
-        (
-            words(run["letter"].shown("text"), ": ", unit["name"].shown("text")),
-            words(unit["measured"]["error"].shown("rate")),
-            words(*interval_prose(unit["measured"])),
-            words(unit["law"]["verdict"].shown("text")),
-        )
-        for run, unit in units
-    ]
-    return Section("guarantees", "Bounds that stand", (Paragraph(LEGEND), _ladders("Headlines: every task and overall", rows, units, runs)))
+    """Every task and overall, the runs beneath one another in each."""
+    units: dict[str, list[tuple[Field, Field]]] = {}
+    for run in runs:
+        for unit in run["tasks"]:
+            units.setdefault(unit.value["name"], []).append((run, unit))
+    pairs = [*(pair for group in units.values() for pair in group), *((run, run["overall"]) for run in runs)]
+    names: list[Prose] = [(unit["name"].shown("text"), ", ", run["letter"].shown("text")) for run, unit in pairs]
+    table = _ladders("Headlines: every task and overall", names, [unit for _, unit in pairs], _batches(runs))
+    return Section("guarantees", "Bounds that stand", (Paragraph(LEGEND), table))
 
 
 def _laws(runs: Sequence[Field]) -> Section:
-    units = [(run, arm["overall"]) for run in runs for arm in run["laws"]]
-    rows = [
+    arms = [(run, arm) for run in runs for arm in run["laws"]]
+    names: list[Prose] = [
         (
-            words(
-                run["letter"].shown("text"),
-                ": ",
-                arm["arm"].shown("text"),
-                " in ",
-                arm["dimension"].shown("count"),
-                ", ",
-                arm["law"].shown("text"),
-            ),
-            words(arm["overall"]["measured"]["error"].shown("rate")),
-            words(*interval_prose(arm["overall"]["measured"])),
-            law_cell(arm["overall"]["law"]),
+            run["letter"].shown("text"),
+            ": ",
+            arm["arm"].shown("text"),
+            " in ",
+            arm["dimension"].shown("count"),
+            ", ",
+            arm["law"].shown("text"),
         )
-        for run in runs
-        for arm in run["laws"]
+        for run, arm in arms
     ]
-    return Section("laws", "Retrievals and query laws", (_ladders("Every retrieval under every query law, overall", rows, units, runs, 3),))
+    caption = "Every retrieval under every query law, overall"
+    return Section("laws", "Retrievals and query laws", (_ladders(caption, names, [arm["overall"] for _, arm in arms], _batches(runs)),))
 
 
-def _ladders(
-    caption: str, rows: Sequence[tuple[Cell, ...]], units: Sequence[tuple[Field, Field]], runs: Sequence[Field], text: int | None = None
-) -> Table:
-    """Rows with the rungs of their units behind them, but for those that are vacuous throughout."""
-    known = list(dict.fromkeys(name for _, unit in units for name in unit.value["rungs"]))
-    silent = [name for name in known if all(unit.value["rungs"][name]["vacuous"] for _, unit in units if name in unit.value["rungs"])]
-    names = [name for name in known if name not in silent]
+def _ladders(caption: str, names: Sequence[Prose], units: Sequence[Field], batches: frozenset[str]) -> Table:
+    """Units with their rungs, but for those that are vacuous throughout."""
+    known = list(dict.fromkeys(rung for unit in units for rung in unit.value["rungs"]))
+    silent = [rung for rung in known if all(unit.value["rungs"][rung]["vacuous"] for unit in units if rung in unit.value["rungs"])]
+    shown = [rung for rung in known if rung not in silent]
     body = [
-        (*row, *(rung_cell(unit["rungs"][name]) if name in unit.value["rungs"] else words("–") for name in names))
-        for row, (_, unit) in zip(rows, units, strict=True)
+        (
+            words(*name),
+            words(unit["measured"]["error"].shown("rate")),
+            words(*interval_prose(unit["measured"])),
+            words(unit["law"]["verdict"].shown("text")),
+            *(rung_cell(unit["rungs"][rung]) if rung in unit.value["rungs"] else words("–") for rung in shown),
+        )
+        for name, unit in zip(names, units, strict=True)
     ]
-    header = ("", "Error", "Interval", "Query law", *rung_titles(names, _batches(runs)))
+    header = ("", "Error", "Interval", "Query law", *rung_titles(shown, batches))
     left = f" (vacuous throughout: {', '.join(silent)})" if silent else ""
-    return Table((f"{caption}{left}",), header, tuple(body), frozenset() if text is None else frozenset({text}))
+    return Table((f"{caption}{left}",), header, tuple(body))
 
 
 def _values(rows: Field, runs: Sequence[Field], name: str, title: str, same: str) -> Section:
@@ -262,4 +246,4 @@ def _values(rows: Field, runs: Sequence[Field], name: str, title: str, same: str
         return Section(name, title, (Paragraph((same,)),))
     body = tuple((words(row["key"].shown("text")), *(words(value.shown("setting")) for value in row["values"])) for row in rows)
     header = ("", *(run["letter"].shown("text").text for run in runs))
-    return Section(name, title, (Table((title,), header, body, frozenset(range(1, len(header)))),))
+    return Section(name, title, (Table(("The value of every run",), header, body, frozenset(range(1, len(header)))),))

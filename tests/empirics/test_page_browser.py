@@ -230,6 +230,9 @@ def test_it_prints_whole_and_in_light_colours(run, visit, tmp_path):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     clipped = page.evaluate("[...document.querySelectorAll('.scroll')].filter(s => getComputedStyle(s).overflowX !== 'visible').length")
     assert clipped == 0
+    # Nor does any table reach beyond the paper, A4 across.
+    page.set_viewport_size({"width": 1017, "height": 700})
+    assert page.evaluate("[...document.querySelectorAll('table')].filter(t => t.offsetWidth > t.parentElement.offsetWidth).length") == 0
     # The drawing prints, not the chart that takes its place on screen.
     assert page.locator("#figure-rungs > .scroll").is_visible()
     assert not page.locator("nav").is_visible()
