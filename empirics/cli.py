@@ -85,7 +85,7 @@ def report(
         page = write_partial_page(run, found) if html else None
         print_page(partial_page(found), Console(width=None if sys.stdout.isatty() else 150, highlight=False))
         _tell(page)
-        raise InputError(str(run), "holds a run that did not finish; start it again in another folder")
+        raise InputError(str(run), "holds a run that did not finish; what is above says how to do it again")
     older = is_older(about)
     if not older:
         check_files(run, about)

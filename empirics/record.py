@@ -33,7 +33,7 @@ _PACKAGES = ("proteus-bounds", "numpy", "scipy", "torch", "transformers", "peft"
 
 
 # Holds the settings of a run until it is complete.
-_MARKER = "unfinished.json"
+MARKER = "unfinished.json"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -123,12 +123,12 @@ def claim_folder(path: Path, settings: Any = None) -> None:
     """
     if not is_main():
         return
-    marker = path / _MARKER
+    marker = path / MARKER
     try:
         path.mkdir(parents=True, exist_ok=True)
         again = settings is not None and marker.is_file() and read_json(marker) == settings
         if not again and any(not p.name.endswith(UNFINISHED) for p in path.iterdir()):
-            another = any((path / name).exists() for name in ("run.json", "report.json", _MARKER))
+            another = any((path / name).exists() for name in ("run.json", "report.json", MARKER))
             what = "holds another run" if another else "is not empty"
             raise InputError(str(path), f"{what}; choose another folder with --out or remove this one")
         if not os.access(path, os.W_OK | os.X_OK):
@@ -143,7 +143,7 @@ def claim_folder(path: Path, settings: Any = None) -> None:
 def finish_folder(path: Path) -> None:
     """Say that a run whose settings `claim_folder` kept is complete, and remove what a killed one left of temporary files."""
     clear_folder(path)
-    (path / _MARKER).unlink(missing_ok=True)
+    (path / MARKER).unlink(missing_ok=True)
 
 
 def clear_folder(path: Path) -> None:

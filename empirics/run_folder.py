@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from empirics.config import RunConfig
-from empirics.record import read_json, read_parquet
+from empirics.record import MARKER, read_json, read_parquet
 from empirics.report import SCHEMA, Report
 from theory.errors import InputError
 
@@ -71,10 +71,13 @@ class Progress:
         `run.json`.
     stages : tuple of (str, str, bool)
         What a stage does, what it leaves, and whether that is there.
+    claimed : bool
+        Whether the folder may be taken up again, by a run of the same settings.
     """
 
     about: dict[str, Any]
     stages: tuple[tuple[str, str, bool], ...]
+    claimed: bool
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -236,9 +239,8 @@ def progress(folder: Path) -> Progress:
         ("Retrieval of test documents", "predictions.parquet"),
     ]
     stages = [(what, name, (folder / name).exists()) for what, name in left]
-    return Progress(
-        about, (*stages, ("Seconds and memory", "the end of run.json", finished(about)), ("Bounds and report", "report.json", False))
-    )
+    end = (("Seconds and memory", "the end of run.json", finished(about)), ("Bounds and report", "report.json", False))
+    return Progress(about, (*stages, *end), (folder / MARKER).exists())
 
 
 # --- older schemas ---------------------------------------------------------------------------------------------------

@@ -20,14 +20,21 @@ def partial_page(progress: Progress) -> Page:
     rows = tuple((Cell((what,)), Cell(("there" if there else "missing",)), Cell((name,))) for what, name, there in progress.stages)
     last: Prose = next(((what,) for what, _, there in reversed(progress.stages) if there))
     table = Table(("What the run has done, in its order",), ("Stage", "In the folder", "What it leaves"), rows, frozenset({1, 2}))
+    saved = "Its settings stand in run.json under config; saved as a file of their own, proteus-bounds verify --config settings.yaml --out "
     again: Prose = (
-        "A run is not continued from where it stopped. Its settings stand in run.json under config: saved as a file of their own, "
-        "proteus-bounds verify --config settings.yaml --out FOLDER runs them again in another folder, with the same documents and draws.",
+        (saved + "with the name of this folder does the run again in it, from the beginning.",)
+        if progress.claimed
+        else (saved + "with the name of another folder does the run again there.",)
     )
     stream = (run["stream"] if "stream" in run.value else run["config"]["stream"]["name"]).shown("text")
     return Page(
         title=("Unfinished run: ", stream, ", seed ", run["config"]["seed"].shown("text")),
-        verdict=("This run did not finish: it has no measured error and no bounds. The last stage that left its files is: ", *last, "."),
+        verdict=(
+            "This run did not finish, or is still going on: it has no measured error and no bounds. "
+            "The last stage that left its files is: ",
+            *last,
+            ".",
+        ),
         about=("Nothing on this page is a result.",),
         sections=(
             Section("stages", "How far it came", (table,)),

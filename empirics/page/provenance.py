@@ -17,10 +17,18 @@ def provenance(root: Field) -> Section:
         (("Peak memory",), (run["peak_memory_bytes"].shown("bytes"),)),
         (("Time before the bounds",), (seconds.shown("total seconds"),)),
     )
+    peaks = run["phases_peak_bytes"] if "phases_peak_bytes" in run.value else None
     phases = Table(
-        ("Seconds of each phase",),
-        ("Phase", "Seconds"),
-        tuple((words(name), words(value.shown("seconds"))) for name, value in seconds.items()),
+        ("Seconds of each phase, and the most memory held up to its end",) if peaks is not None else ("Seconds of each phase",),
+        ("Phase", "Seconds", *(() if peaks is None else ("Memory",))),
+        tuple(
+            (
+                words(name),
+                words(value.shown("seconds")),
+                *(() if peaks is None else (words(peaks[name].shown("bytes")) if name in peaks.value else words("–"),)),
+            )
+            for name, value in seconds.items()
+        ),
     )
     blocks = (Listing(rows), *_training(run), phases, settings_listing(run["config"]))
     return Section("provenance", "Settings and provenance", blocks)

@@ -16,7 +16,7 @@ from empirics import cli
 from empirics.page.html import html
 from empirics.page.model import plain
 from empirics.page.partial import partial_page
-from empirics.record import read_json, write_json
+from empirics.record import MARKER, claim_folder, read_json, write_json
 from empirics.report import SCHEMA, Report
 from empirics.run_folder import MIGRATIONS, progress, read_run
 from theory.errors import InputError
@@ -190,6 +190,21 @@ def test_stages_are_there_or_missing_by_the_files(folder):
     page = partial_page(progress(folder))
     assert "Retrieval of held-out documents" in plain(page.verdict)
     assert html(page) == html(partial_page(progress(folder)))
+
+
+def test_how_to_go_on_is_what_the_folder_allows(folder):
+    _unfinished(folder)
+    assert "name of another folder" in plain(_again(folder))
+    config = read_json(folder / "run.json")["config"]
+    with pytest.raises(InputError, match="another run"):
+        claim_folder(folder, config)
+    write_json(folder / MARKER, config)
+    assert "name of this folder does the run again in it" in plain(_again(folder))
+    claim_folder(folder, config)
+
+
+def _again(folder):
+    return next(section for section in partial_page(progress(folder)).sections if section.name == "again").blocks[0].prose
 
 
 def test_a_run_whose_report_was_not_made_yet_gets_one(folder, command):
