@@ -133,4 +133,7 @@ def leave_to_main() -> None:
         _state.destroy_process_group()
         _state = None
     if not is_main():
-        sys.exit(0)
+        # Threads of the group's transport may still be running down, and an ordinary exit that meets one aborts the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
