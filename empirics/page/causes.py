@@ -50,12 +50,14 @@ def law_section(root: Field, drawings: Mapping[str, Drawing]) -> Section:
         "law is from the fitted one (Kullback-Leibler divergence, rounded down).",
     )
     table = Table(("The query law against the test documents",), header, tuple(rows), frozenset({9}), total=True)
-    spread = root["overall"]["law"]["overdispersion_chi2"]
+    law = root["overall"]["law"]
     message: Prose = (
-        "Share of test documents whose squared distance to their own cluster exceeds a value, against χ² in as many dimensions as the "
-        "signatures have. Overall the distances spread ",
-        spread.shown("size"),
-        " times as widely as χ² allows.",
+        "Share of test documents whose squared distance to their own cluster exceeds a value, against χ² in as many dimensions and against "
+        "the query law. Overall the distances spread ",
+        law["overdispersion_chi2"].shown("size"),
+        " times as widely as χ², and ",
+        law["overdispersion_law"].shown("size"),
+        " times as widely as the law.",
     )
     return Section("law", "Does the query law hold?", (Paragraph(about), table, *figure("distances", message, drawings), *_broken(root)))
 

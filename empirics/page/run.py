@@ -146,7 +146,8 @@ def _said_of(unit: Field, rung: Field, of_batch: bool) -> Prose:
     )
     if mark is Mark.GUARANTEE:
         confidence: Prose = () if rung.value["confidence"] is None else (", with confidence ", rung["confidence"].shown("share"))
-        return ("a guarantee", *confidence, *against)
+        condition = "" if rung.value["level"] == Assumption.A0 else " if queries follow the law"
+        return (f"a guarantee{condition}", *confidence, *against)
     if mark is Mark.VACUOUS:
         return (rung["note"].shown("text"),) if rung.value["note"].startswith("vacuous") else ("vacuous: ", rung["note"].shown("text"))
     if mark is Mark.CONTRADICTED:
