@@ -82,7 +82,9 @@ def prepared_images(processor: Any, images: Sequence[Any], device: torch.device,
     size = -(-len(images) // image_threads())
     parts = [slice(k, k + size) for k in range(0, len(images), size)]
     ready = list(each(lambda part: pixels(processor, [decode(x) for x in images[part]]), parts))
-    together = torch.empty((len(images), *ready[0].shape[1:]), pin_memory=device.type == "cuda")
+    # Inference mode is each thread's own: made under the caller's, the tensor could not be filled by the threads of the pool.
+    with torch.inference_mode(False):
+        together = torch.empty((len(images), *ready[0].shape[1:]), pin_memory=device.type == "cuda")
     list(each(lambda part, x: together[part].copy_(x), parts, ready))
     return together.to(device, non_blocking=True)
 

@@ -52,6 +52,9 @@ def test_threads_change_neither_order_nor_bytes(monkeypatch):
     with ThreadPoolExecutor(6) as pool:
         for _ in range(3):
             assert torch.equal(prepared_images(tiny.processor, images, CPU, pool), want)
+        # As the backbone calls it: inference mode is set for the caller's thread only.
+        with torch.inference_mode():
+            assert torch.equal(prepared_images(tiny.processor, images, CPU, pool), want)
     # Many threads have set the filters of warnings aside, and brought them back.
     assert warnings.filters == before
 
