@@ -13,7 +13,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from empirics.processes import is_main
+from empirics.processes import is_main, stop
 from theory.bound import Bound
 from theory.errors import InputError
 from theory.files import read_queries, read_signatures
@@ -445,12 +445,12 @@ def main() -> None:
     except InputError as error:
         if is_main():
             print(f"proteus-bounds: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        stop(2)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         what = " ".join(str(error.strerror or error).split())
         print(f"proteus-bounds: {where}{what}; no file is half-written: mend this and run the same command again", file=sys.stderr)
-        sys.exit(1)
+        stop(1)
 
 
 if __name__ == "__main__":

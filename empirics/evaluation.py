@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from empirics.compare import Distances, judge_law, judge_rung
+from empirics.compare import Distances, judge_rung, judge_unit
 from empirics.config import BoundsConfig, RunConfig
 from empirics.metrics import batch_errors, batch_outcomes
 from empirics.record import PhaseClock, finish_folder, read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet
@@ -57,12 +57,12 @@ def evaluate(folder: Path, clock: PhaseClock) -> Report:
     laws = {arm: ("mixture", "gaussian") for arm in ARMS} | {"frozen": ("mixture", "gaussian", "well-specified")}
     arms, frames, pair_frames, slack_frames = [], [], [], []
     keys = [path.stem for path in sorted((folder / "signatures").glob("*.safetensors"))]
+    weights = np.bincount(test["task"], minlength=len(names)) / len(test)
     with clock.phase("bounds", sum(map(len, laws.values()))) as advance:
         for arm in ARMS:
             key = f"{arm}-{dimension}"
             rule = load_rule(folder / "signatures" / f"{key}.safetensors", names, config)
             for name in laws[arm]:
-                weights = np.bincount(test["task"], minlength=len(names)) / len(test)
                 if name == "well-specified":
                     law = well_specified(rule.signatures, weights)
                     if not _by_class(name, config):
@@ -168,20 +168,17 @@ def _judged(
     energies = test[_energies(key, signatures.names)].to_numpy()
 
     def unit(name: str, rows: np.ndarray, rungs: Mapping[str, Bound], clusters: np.ndarray, within: np.ndarray) -> dict[str, Any]:
-        measured = Measured(int(wrong[rows].sum()), int(rows.sum()), config.bounds.confidence)
-        judged = judge_law(measured, rungs["L6"], distances, clusters)
-        rows_of = {rung: judge_rung(b, measured, judged, exchangeable) for rung, b in rungs.items()}
-        out = {"name": name, "measured": measured.to_dict(), "law": judged, "rungs": rows_of}
+        out = judge_unit(name, wrong[rows], rungs, distances, clusters, config.bounds.confidence, exchangeable)
         if config.bounds.batch == 1:
             return out
         # L4 then bounds another event: that a batch is sent to a wrong task.
         outcomes = batch_outcomes(energies[rows], task[rows], within[rows], config.bounds.batch, rng)
         if not outcomes.size:
             unmeasured = f"not measured: fewer than {config.bounds.batch} test documents"
-            rows_of["L4"] |= {"holds": True, "broken_assumption": None, "guarantee": False, "note": unmeasured}
+            out["rungs"]["L4"] |= {"holds": True, "broken_assumption": None, "guarantee": False, "note": unmeasured}
             return out
         batch = Measured(int(outcomes.sum()), outcomes.size, config.bounds.confidence)
-        rows_of["L4"] = judge_rung(rungs["L4"], batch, judged, exchangeable)
+        out["rungs"]["L4"] = judge_rung(rungs["L4"], batch, out["law"], exchangeable)
         return out | {"batch": batch.to_dict()}
 
     cluster_names = class_names if _by_class(law.name, config) else signatures.names
