@@ -70,13 +70,11 @@ def _least_sums(
             terms = log_weight + law.log_laplace(each[:, None])[:, 0] + law.rounding(each)
             top = np.maximum.reduceat(terms, start)
             total = top + np.log(np.add.reduceat(np.exp(terms - top[group]), start)) + np.maximum(0.0, theta - 0.5) * slack
-        # Beyond the limit a moment is infinite, or no number: such an l bounds nothing. Moments that all underflow are not zero.
-        total = np.where(np.isnan(total) | (top == np.inf), np.inf, total)
-        return np.where(top == -np.inf, LOG_IMPOSSIBLE, np.maximum(total, LOG_IMPOSSIBLE))
+        # Beyond the limit a moment is infinite, or no number, as its allowance for rounding is: such an l bounds nothing.
+        return np.where(np.isnan(total), np.inf, total)
 
-    with np.errstate(divide="ignore"):
-        natural = -np.log(np.where(scale > 0, scale, 1.0))
-        high = np.where(np.isfinite(limit), np.log(limit) - 1e-12, natural + 25)
+    natural = -np.log(np.where(scale > 0, scale, 1.0))
+    high = np.where(np.isfinite(limit), np.log(limit) - 1e-12, natural + 25)
     # The sum is convex in l, hence unimodal in log l; whatever the search returns is a bound.
     a, b = natural - 25, high
     x, y = b - _GOLDEN * (b - a), a + _GOLDEN * (b - a)
