@@ -8,7 +8,7 @@ under all documents, of which the pairs are then taken. Ours alone gives the emb
 and which costs a full pass over every document.
 
     python benchmarks/pairs.py    # under a minute
-    python benchmarks/pairs.py --adapters 10 100 --adapted-layers 3 1 --documents 96 --repeats 5 --out benchmarks/results/pairs.json
+    python benchmarks/pairs.py --adapters 10 100 --adapted-layers 3 1 --documents 48 --out benchmarks/results/pairs.json
 """
 
 from __future__ import annotations

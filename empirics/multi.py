@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from empirics.adapter_stack import stack_adapters
+from empirics.adapter_stack import AdapterStack, stack_adapters
 from empirics.adapters import Adapter
 from empirics.backbone import Advance, Backbone, PrefixSource
 from empirics.pairs import embed_pairs
@@ -17,7 +17,7 @@ def embed_all(
     backbone: Backbone,
     source: PrefixSource,
     indices: Int[np.ndarray, " n"],
-    adapters: Sequence[Adapter],
+    adapters: Sequence[Adapter] | AdapterStack,
     advance: Advance | None = None,
 ) -> Float[np.ndarray, "n m d"]:
     """Pooled embeddings of documents under each of m adapters; equal to `embed` under each in turn, up to float rounding.
@@ -31,8 +31,8 @@ def embed_all(
     backbone : Backbone
     source : PrefixSource
     indices : (n,) int array
-    adapters : sequence of Adapter
-        At least one.
+    adapters : sequence of Adapter, or AdapterStack
+        At least one. Who embeds under the same adapters again and again stacks them once.
     advance : callable, optional
         Told the number of documents times adapters just embedded.
 
@@ -42,6 +42,6 @@ def embed_all(
         If an adapter changes a map before the cached prefix ends, or an embedding is not finite.
     """
     indices, m = np.asarray(indices), len(adapters)
-    stack = stack_adapters(backbone, adapters)
+    stack = adapters if isinstance(adapters, AdapterStack) else stack_adapters(backbone, adapters)
     out = embed_pairs(backbone, source, np.repeat(indices, m), np.tile(np.arange(m), indices.size), stack, advance)
     return out.reshape(indices.size, m, -1)
