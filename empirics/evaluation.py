@@ -28,7 +28,7 @@ from theory.slack import slack
 
 ARMS = ("paper", "ratio", "frozen", "both")
 # Rate at which a conformal retrieval set may miss the true task.
-_ALPHA = 0.05
+ALPHA = 0.05
 
 
 def components_are_classes(config: RunConfig) -> bool:
@@ -203,7 +203,7 @@ def _measured_table(
         right = ~wrong & (test[f"{key}:prediction"] == test["label"]).to_numpy()
         columns = _energies(key, names)
         scores = test[columns].to_numpy()
-        sets = conformal_sets(query[columns].to_numpy(), query["task"].to_numpy(), scores, _ALPHA)
+        sets = conformal_sets(query[columns].to_numpy(), query["task"].to_numpy(), scores, ALPHA)
         pure = {b: batch_errors(scores, task, b, generator(config.seed, "batch", key, b)) for b in config.retrieval.batches}
         out.append(
             {
@@ -216,7 +216,7 @@ def _measured_table(
                 "within_task_accuracy": float(right.sum() / max(1, (~wrong).sum())),
                 "batch_error": {str(size): float(np.nanmean(errors)) for size, errors in pure.items()},
                 "conformal": {
-                    "alpha": _ALPHA,
+                    "alpha": ALPHA,
                     "coverage": float(sets[np.arange(len(task)), task].mean()),
                     "mean_size": float(sets.sum(axis=1).mean()),
                 },

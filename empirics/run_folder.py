@@ -18,6 +18,8 @@ from empirics.record import MARKER, read_json, read_parquet
 from empirics.report import SCHEMA, Report
 from theory.errors import InputError
 
+# Of the frozen space and those of all tasks, in the dimension of the bounds: what a fresh document is projected by.
+PROJECTIONS = "projections.safetensors"
 _OTHERS = {
     "ablation.json": "an ablation, whose runs lie in its folder runs",
     "comparison.json": "a comparison of methods; give one of its runs' folders, or read its comparison.md",
