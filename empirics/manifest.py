@@ -10,14 +10,13 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from empirics.record import MARKER, read_json, write_json
+from empirics.record import CHECKPOINTS, LOCK, MARKER, read_json, write_json
 from theory.errors import InputError
 from theory.files import UNFINISHED
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-# What comes and goes with the work on a folder: the settings of an unfinished run, and the lock.
-_PASSING = (MARKER, ".lock")
+_PASSING = (MARKER, LOCK)
 
 
 def _inside(name: str) -> str:
@@ -204,6 +203,8 @@ def _listed(folder: Path) -> tuple[list[str], list[str]]:
         for path in sorted(place.iterdir()):
             name = f"{prefix}{path.name}"
             if path.is_dir():
+                if path.name == CHECKPOINTS and not prefix:
+                    continue
                 if (path / MANIFEST).is_file():
                     folders.append(name)
                 else:

@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 import shutil
+import stat
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,8 @@ class Fault:
         self.left, self.killed, self.struck = writes, killed, False
 
     def fsync(self, handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            return
         self.left -= 1
         if self.left < 0 and not self.struck:
             self.struck = True
@@ -130,6 +133,9 @@ def once(kept, monkeypatch):
 
     def cached(name, real):
         def answer(*arguments):
+            if name == "encode" and len(arguments) > 4:
+                # A comparison's, of fewer documents and under a name of its own.
+                return real(*arguments)
             if name not in kept:
                 kept[name] = real(*arguments)
             return kept[name]
@@ -292,7 +298,8 @@ def test_a_task_of_one_sample_is_one_line_or_left_out_if_asked(commands, home, t
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    # The lock ends with the process that held it, and its file is left by one that was killed.
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
 def timeless(found: dict[str, bytes]) -> dict[str, bytes]:
@@ -302,7 +309,7 @@ def timeless(found: dict[str, bytes]) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["disk full", "killed"])
-@pytest.mark.parametrize(("name", "least"), [("verify", 28), ("compare", 4), ("ablate", 28), ("certify", 6)])
+@pytest.mark.parametrize(("name", "least"), [("verify", 20), ("compare", 4), ("ablate", 20), ("certify", 6)])
 def test_every_write_may_fail(commands, name, least, killed, once, tmp_path, capsys):
     """The first attempt fails at its first write, the next at its second, and so on, until one comes through."""
     command, out = commands[name], tmp_path / "out"
@@ -327,11 +334,13 @@ def test_every_write_may_fail(commands, name, least, killed, once, tmp_path, cap
             else:
                 READERS.get(Path(path).suffix, lambda _: None)(out / path)
                 assert data
-                finished.add(path)
+                # Checkpoints go when the run is finished.
+                if not path.startswith("checkpoints/"):
+                    finished.add(path)
         # Whatever was whole stays.
         assert all((out / path).is_file() for path in finished)
     assert (code, said) == (0, "")
-    # Those that start over fail at each of their writes, the others at ever later ones of what is left.
+    # All go on, and fail at ever later writes of what is left.
     assert writes >= least - 1
     assert files(out).keys() == expected.keys()
     assert timeless(files(out)) == timeless(expected) != {}
