@@ -4,7 +4,6 @@ and the same command may be started again.
 
 from __future__ import annotations
 
-import copy
 import errno
 import gc
 import itertools
@@ -18,6 +17,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import letters
 import numpy as np
 import pandas as pd
 import PIL.Image
@@ -36,18 +36,6 @@ from theory.files import UNFINISHED
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 READERS = {".json": read_json, ".parquet": read_parquet, ".safetensors": read_tensors}
-SETTINGS = {
-    "stream.train_per_class": 8,
-    "stream.query_per_class": 4,
-    "stream.test_per_class": 4,
-    "stream.reservoir_per_class": 4,
-    "backbone.adapted_layers": 1,
-    "backbone.max_length": 12,
-    "adapter.rank": 1,
-    "training.epochs": 1,
-    "signature.dimension": 2,
-    "bounds.simulations": 1000,
-}
 
 
 class Killed(BaseException):
@@ -88,38 +76,13 @@ class Fault:
 def home(tmp_path_factory):
     """An encoder, a table of documents that serves as samples too, adapters that PEFT saved, and variants."""
     folder = tmp_path_factory.mktemp("home")
-    (folder / "encoder").mkdir()
-    model = tiny.save_bert(folder / "encoder", layers=2, positions=16)
-    rng = np.random.default_rng(0)
-    rows = [
-        {"text": "".join(rng.choice(list(own), size=9)), "label": label, "task": task}
-        for task, pair in {"early": ("abc", "cde"), "late": ("uvw", "wxy")}.items()
-        for label, own in zip("xy", pair, strict=True)
-        for _ in range(22)
-    ]
-    pd.DataFrame(rows).drop_duplicates("text").to_csv(folder / "letters.csv", index=False)
-    for task in ("early", "late"):
-        wrapped = get_peft_model(copy.deepcopy(model), LoraConfig(r=1, target_modules=["query"], init_lora_weights=False))
-        wrapped.save_pretrained(folder / "adapters" / task)
-    (folder / "variants.yaml").write_text("dimension: {three: {signature: {dimension: 3}}}")
+    letters.write_material(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def commands(home):
-    changes = {**SETTINGS, "stream.path": home / "letters.csv", "backbone.path": home / "encoder"}
-    own = [x for key, value in changes.items() for x in ("--set", f"{key}={value}")]
-    compared = ["--methods", "ridge,nearest-mean", "--reference", "ridge", "--seeds", "1", "--orders", "2"]
-    return {
-        "verify": ["verify", *own],
-        "compare": ["compare", *own, *compared, "--set", "compare.random_features=9", "--set", "signature.pool=0"],
-        "ablate": ["ablate", *own, "--variants", str(home / "variants.yaml")],
-        "certify": [
-            *("certify", str(home / "adapters/early"), str(home / "adapters/late"), "--samples", str(home / "letters.csv")),
-            *("--backbone", str(home / "encoder"), "--dimension", "2", "--rule", "all"),
-            *("--set", "simulations=1000", "--set", "backbone.max_length=12"),
-        ],
-    }
+    return letters.long_commands(home)
 
 
 @pytest.fixture(scope="module")
