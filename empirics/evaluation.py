@@ -16,7 +16,7 @@ from empirics.config import BoundsConfig, RunConfig
 from empirics.metrics import batch_errors, batch_outcomes
 from empirics.record import PhaseClock, read_parquet, read_tensors, write_bytes, write_json, write_parquet
 from empirics.report import SCHEMA, Report, markdown
-from empirics.run_folder import finished, is_older, read_about
+from empirics.run_folder import MADE, finished, is_older, read_about
 from empirics.seeding import generator
 from empirics.signatures import predicted_own_distances, read_rule_tensors
 from theory.bound import Bound
@@ -28,8 +28,6 @@ from theory.mixture import QueryLaw, Rule, well_specified
 from theory.robust import Student
 from theory.slack import slack
 
-# What is made from the other files of a run.
-MADE = ("bounds.parquet", "pairs.parquet", "slack.parquet", "report.json", "report.md", "report.html")
 ARMS = ("paper", "ratio", "frozen", "both")
 # Rate at which a conformal retrieval set may miss the true task.
 _ALPHA = 0.05
