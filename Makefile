@@ -9,7 +9,7 @@ FIGURE_RUN ?= runs/small-seed0
 FIGURE_COMPARISON ?= runs/compare-small-seed0
 FIGURE_ABLATION ?= runs/ablation-small-seed0
 
-.PHONY: verify test test-gpu figures notebooks docs mutants bench lint clean
+.PHONY: verify test kill-test test-gpu figures notebooks docs mutants bench lint clean
 
 # The stamp is newer than what it was made from, so set-up happens once and again only when the pins change.
 $(VENV)/.ready: pyproject.toml constraints.txt materials.txt
@@ -25,6 +25,10 @@ verify: $(VENV)/.ready
 # In the order of their names: ordered by the number of their tests, as the plugin would, files of few long tests come last and alone.
 test: $(VENV)/.ready
 	"$(BIN)/python" -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
+
+# Runs killed at 200 random moments, killed at every write, and with the disk full at every write, against undisturbed ones.
+kill-test: $(VENV)/.ready
+	"$(BIN)/python" tests/reliability/kill_runs.py --kills 200 --writes 1000
 
 # What needs a GPU, on a machine that has one; the other tests hide it.
 test-gpu: $(VENV)/.ready

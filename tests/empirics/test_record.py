@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 from empirics import record
+from empirics.claim import claim_folder
 from empirics.record import (
     PhaseClock,
-    claim_folder,
     environment,
     read_json,
     read_parquet,
@@ -73,13 +73,14 @@ def test_an_interrupted_write_leaves_no_temporary_file(tmp_path, monkeypatch):
     assert content(tmp_path) == {}
 
 
-def test_the_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
+def test_the_file_is_synced_before_it_is_renamed_and_the_folder_after(tmp_path, monkeypatch):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
     calls = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(record.os, "fsync", lambda h: (calls.append("fsync"), fsync(h)))
     monkeypatch.setattr(record.os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
     write_bytes(tmp_path / "deep" / "er" / "a", b"x")
-    assert calls == ["fsync", "replace"]
+    assert calls == ["fsync", "replace", "fsync"]
     assert (tmp_path / "deep" / "er" / "a").read_bytes() == b"x"
 
 
@@ -163,33 +164,6 @@ def test_a_truncated_file_is_refused(tmp_path, write, read, value):
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(InputError, match=re.escape(str(file))):
         read(file)
-
-
-# --- the folder of a run ---------------------------------------------------------------------------------------------
-
-
-def test_claim_makes_the_folder_and_takes_an_empty_one(tmp_path):
-    claim_folder(tmp_path / "new" / "run")
-    assert (tmp_path / "new" / "run").is_dir()
-    claim_folder(tmp_path / "new" / "run")
-
-
-@pytest.mark.parametrize(
-    ("name", "what"), [("run.json", "holds another run"), ("report.json", "holds another run"), (".hidden", "is not empty")]
-)
-def test_claim_refuses_a_folder_that_holds_something(tmp_path, name, what):
-    (tmp_path / name).write_text("x", "utf-8")
-    with pytest.raises(InputError, match=f"{what}.*choose another folder"):
-        claim_folder(tmp_path)
-    assert content(tmp_path) == {name: b"x"}
-
-
-def test_claim_refuses_a_file_and_a_folder_below_a_file(tmp_path):
-    file = tmp_path / "file"
-    file.write_text("x", "utf-8")
-    for path in (file, file / "below"):
-        with pytest.raises(InputError, match=re.escape(str(path))):
-            claim_folder(path)
 
 
 # --- environment, memory, phases -------------------------------------------------------------------------------------
