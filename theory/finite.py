@@ -9,23 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import special
 from scipy.linalg import cho_solve
 from scipy.special import digamma, gammaln, logsumexp
 
 from theory.bound import Assumption, Bound
 from theory.errors import InputError
 from theory.exact import tail_probability
+from theory.frames import data_frame
 from theory.margin import margins
 from theory.mixture import QueryLaw, Rule, Signatures, well_specified
 from theory.quadratic import QuadraticLaw
 from theory.tails import log_chernoff, log_chernoff_upper
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _ADVICE = "use a shrinkage estimator of the covariance (Ledoit-Wolf, OAS), a shared covariance, or fewer dimensions"
 _GIVEN = "each component is estimated by the mean and unbiased covariance of independent samples of its own Gaussian"
@@ -68,7 +71,9 @@ def own_distance(n: int, d: int) -> Any:
         If n <= d: S is singular, and no plug-in distance exists.
     """
     n, d = _sizes(n, d, 1)
-    return stats.f(d, n - d, scale=d * (n - 1) * (n + 1) / (n * (n - d)))
+    from scipy.stats import f
+
+    return f(d, n - d, scale=d * (n - 1) * (n + 1) / (n * (n - d)))
 
 
 def own_distance_mean(n: int, d: int) -> float:
@@ -147,7 +152,7 @@ def plug_in_favour(n: ArrayLike, d: int, delta: float = 0.0) -> pd.DataFrame:
         log_det = log_det_bias(size, d)
         energy = distance + log_det
         table.append({"n": size, "distance": distance, "log_det": log_det, "energy": energy, "excess": energy - d * (1 + delta)})
-    return pd.DataFrame(table)
+    return data_frame(table)
 
 
 @dataclass(frozen=True)
@@ -286,6 +291,8 @@ def _reference(signatures: Signatures, law: QueryLaw, c: int) -> int:
 
 def _pair(signatures: Signatures, law: QueryLaw, counts: np.ndarray, c: int, t: int, s: int, cells: int) -> float:
     """Log of the bound on the expected probability of ``Ehat_s <= Ehat_t`` under component c, at most 0."""
+    from scipy.stats import chi2
+
     d = signatures.dimension
     n_t, n_s = int(counts[t]), int(counts[s])
     own, other = pair_forms(signatures, law, c, t, n_t, s, n_s)
@@ -309,11 +316,11 @@ def _pair(signatures: Signatures, law: QueryLaw, counts: np.ndarray, c: int, t: 
         # The own distance is largest for small G_t, the wrong one smallest for large G_s; beyond the last edge the pair
         # is given up.
         scores = np.linspace(special.ndtri_exp(part * level - _FAR), 1.5, cells + 1)
-        edges_t = stats.chi2.ppf(special.ndtr(scores), n_t - d)
-        edges_s = stats.chi2.isf(special.ndtr(scores), n_s - d)
+        edges_t = chi2.ppf(special.ndtr(scores), n_t - d)
+        edges_s = chi2.isf(special.ndtr(scores), n_s - d)
         if edges_t[0] <= 0:
             continue
-        below, above = stats.chi2.cdf(edges_t, n_t - d), stats.chi2.sf(edges_s, n_s - d)
+        below, above = chi2.cdf(edges_t, n_t - d), chi2.sf(edges_s, n_s - d)
         i, j = (index.ravel() for index in np.meshgrid(np.arange(cells + 1), np.arange(cells + 1), indexing="ij"))
         mass = _log_steps(below)[i] + _log_steps(above)[j]
         corners = margin(edges_t[i], edges_s[j])
@@ -417,7 +424,7 @@ class PlugInErrors:
     def quantiles(self, levels: ArrayLike = (0.05, 0.25, 0.5, 0.75, 0.95)) -> pd.DataFrame:
         """Quantiles over the draws of the error and of its upper bound."""
         levels = np.atleast_1d(np.asarray(levels, dtype=np.float64))
-        return pd.DataFrame(
+        return data_frame(
             {
                 "level": levels,
                 "error": np.quantile(np.exp(self.log_error), levels),
@@ -427,7 +434,7 @@ class PlugInErrors:
 
     def frame(self) -> pd.DataFrame:
         """One row a draw: `error`, `upper`, `exact`."""
-        return pd.DataFrame({"error": np.exp(self.log_error), "upper": np.exp(self.log_upper), "exact": self.exact})
+        return data_frame({"error": np.exp(self.log_error), "upper": np.exp(self.log_upper), "exact": self.exact})
 
 
 Estimator = Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "d d"]]

@@ -15,16 +15,19 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 from scipy.special import log_ndtr, logsumexp, ndtri_exp
 
 from theory.bound import Assumption, Bound
 from theory.errors import InputError
+from theory.frames import data_frame
 from theory.tails import exponent
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PLANNED_RUNGS = ("L1", "L3", "L5")
 
@@ -488,7 +491,7 @@ def plan_frame(planner: Callable[..., Plan], **settings: Any) -> pd.DataFrame:
         fields = plan.to_dict()
         shown = {name: fields[name] for name in ("rung", "level", "value", "neighbour", "neighbour_value", "note")}
         rows.append({**plan.given, "answer": math.nan if plan.answer is None else float(plan.answer), **shown})
-    return pd.DataFrame(rows).astype(dict.fromkeys(("answer", "value", "neighbour", "neighbour_value"), "float64"))
+    return data_frame(rows).astype(dict.fromkeys(("answer", "value", "neighbour", "neighbour_value"), "float64"))
 
 
 def _is_sequence(value: Any) -> bool:

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.patches import Ellipse, Patch
 
 from theory import palette
 from theory.errors import InputError
@@ -34,6 +30,10 @@ from theory.marks import (
     probability,
 )
 from theory.slack import PIECES
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 
 def plot_ladder(rungs: Mapping[str, Limit], *, measured: Rate | None = None, ax: Axes | None = None) -> Axes:
@@ -97,6 +97,9 @@ def plot_slack(frame: pd.DataFrame, *, scale: Literal["log10", "probability"] = 
     if frame["rung"].duplicated().any():
         raise InputError("frame", "holds a rung twice; give the rows of one unit (one arm, law and task)")
     ax = axes_or_new(ax)
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     logs = scale == "log10"
     steps = {row.rung: _steps(row, logs) for row in frame.itertuples()}
     references = frame["reference"].dropna().unique()
@@ -341,6 +344,8 @@ def plot_gaussians(
         if given is not None and len(given) != len(means):
             raise InputError(name, f"are {len(given)} for {len(means)} Gaussians")
     ax = axes_or_new(ax)
+    from matplotlib.patches import Ellipse
+
     radius = math.sqrt(-2 * math.log1p(-mass))
     for j, (mean, covariance) in enumerate(zip(means, covariances, strict=True)):
         values, vectors = np.linalg.eigh(covariance)

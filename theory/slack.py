@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 
 from theory.bound import Bound
 from theory.certificates import Measured
 from theory.errors import InputError
+from theory.frames import data_frame
 from theory.ladder import Ladder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PIECES = ("assumption", "union", "inequality", "robustness", "statistical")
 # What separates each rung from the exact pairs, besides the union that all of them take.
@@ -68,7 +71,7 @@ def slack(
         at = given.get((level, k))
         for name, bound in rungs.items():
             rows.append({"level_of": level, "task": k, "rung": name, **_row(name, bound, rungs, at, scale)})
-    return pd.DataFrame(rows).astype({"task": "Int64"})
+    return data_frame(rows).astype({"task": "Int64"})
 
 
 def _row(name: str, bound: Bound, rungs: Mapping[str, Bound], at: Measured | None, scale: str) -> dict[str, float | bool]:

@@ -27,7 +27,6 @@ from hypothesis import given, seed
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from jaxtyping import Float
-from scipy import stats
 from scipy.linalg import block_diag
 from scipy.special import logsumexp
 
@@ -438,8 +437,10 @@ def _simulated(setting: Setting, dof: float | None) -> tuple[float, float]:
         scale = np.sqrt(dof / rng.chisquare(dof, size=_DRAWS))
         x = law.means[label] + scale[:, None, None] * (x - law.means[label])
     errors = int((rule.retrieve(x) != law.task[label]).sum())
-    low = float(stats.beta.ppf(_RISK, errors, _DRAWS - errors + 1)) if errors else 0.0
-    high = float(stats.beta.isf(_RISK, errors + 1, _DRAWS - errors)) if errors < _DRAWS else 1.0
+    from scipy.stats import beta
+
+    low = float(beta.ppf(_RISK, errors, _DRAWS - errors + 1)) if errors else 0.0
+    high = float(beta.isf(_RISK, errors + 1, _DRAWS - errors)) if errors < _DRAWS else 1.0
     return low, high
 
 
