@@ -27,7 +27,8 @@ from theory.bound import Bound
 from theory.errors import InputError
 from theory.frames import data_frame
 from theory.ladder import ladder
-from theory.mixture import QueryLaw, Rule, Signatures
+from theory.mixture import QueryLaw, Rule
+from theory.signatures import Signatures
 
 if TYPE_CHECKING:
     import pandas as pd

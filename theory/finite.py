@@ -23,8 +23,9 @@ from theory.errors import InputError
 from theory.exact import tail_probability
 from theory.frames import data_frame
 from theory.margin import margins
-from theory.mixture import QueryLaw, Rule, Signatures, well_specified
+from theory.mixture import QueryLaw, Rule, well_specified
 from theory.quadratic import QuadraticLaw
+from theory.signatures import Signatures
 from theory.tails import log_chernoff, log_chernoff_upper
 
 if TYPE_CHECKING:
@@ -303,7 +304,9 @@ def _pair(signatures: Signatures, law: QueryLaw, counts: np.ndarray, c: int, t: 
         rows = max(1, _CHUNK_BYTES // (8 * 4 * d * d))
         for start in range(0, G_t.size, rows):
             a, b = ((n_s - 1) / G_s[start : start + rows]), ((n_t - 1) / G_t[start : start + rows])
-            A, g, const = (np.multiply.outer(a, y) - np.multiply.outer(b, x) for x, y in zip(own, other, strict=True))
+            A, g, const = (
+                np.multiply.outer(a, np.asarray(y)) - np.multiply.outer(b, np.asarray(x)) for x, y in zip(own, other, strict=True)
+            )
             parts.append(QuadraticLaw.of_forms(A, g, const + constant))
         return QuadraticLaw(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("w", "g", "s", "c")))
 
@@ -490,13 +493,13 @@ def plug_in_errors(
     sizes = np.cumsum([len(pairs[0]) for pairs in log_pairs])
     upper, exact, error = np.empty(draws + 1), np.zeros(draws + 1, dtype=bool), np.empty(draws + 1)
     single = signatures.tasks == 2 and len(signatures) == 2
-    for row, ((_, component), stop) in enumerate(zip(log_pairs, sizes, strict=True)):
+    for j, ((_, component), stop) in enumerate(zip(log_pairs, sizes, strict=True)):
         rows = slice(stop - component.size, stop)
         union = np.full(C, -np.inf)
         np.logaddexp.at(union, component, tail.log_high[rows])
-        upper[row] = min(0.0, logsumexp(np.minimum(union, 0.0), b=law.weights) + 1e-14)
-        exact[row] = single and tail.exact[rows].all()
-        error[row] = min(upper[row], logsumexp(tail.log_p[rows], b=law.weights[component])) if exact[row] else np.nan
+        upper[j] = min(0.0, logsumexp(np.minimum(union, 0.0), b=law.weights) + 1e-14)
+        exact[j] = single and tail.exact[rows].all()
+        error[j] = min(upper[j], logsumexp(tail.log_p[rows], b=law.weights[component])) if exact[j] else np.nan
     if not exact[1:].all():
         x, label = law.sample(simulations, rng)
         truth = law.task[label]

@@ -23,4 +23,4 @@ def data_frame(data: Any, columns: Sequence[str] | None = None) -> pd.DataFrame:
         import pandas as pd
     except ModuleNotFoundError as error:
         raise MissingExtra("pandas", "tables") from error
-    return pd.DataFrame(data, columns=columns)
+    return pd.DataFrame(data, columns=None if columns is None else list(columns))

@@ -22,10 +22,11 @@ from theory.errors import InputError
 from theory.exact import TailProbability, tail_probability
 from theory.frames import data_frame
 from theory.margin import Margins, margins
-from theory.mixture import QueryLaw, Rule, Signatures, well_specified
+from theory.mixture import QueryLaw, Rule, well_specified
 from theory.robust import Student, log_cantelli, log_moments, log_scale_mixture, log_unimodal
 from theory.sampling import SOURCE as SIMULATION
 from theory.sampling import Simulated, simulate, simulate_rare
+from theory.signatures import Signatures
 from theory.tails import log_chernoff, log_lower_bernstein
 from theory.unions import PerComponent, second_order, separation_bound, split_bound, summed
 
@@ -127,7 +128,7 @@ class Ladder:
 
     def frame(self) -> pd.DataFrame:
         """One row per level, unit and rung, with the fields of `Bound.to_dict`."""
-        rows = [("overall", None, None, self.overall)]
+        rows: list[tuple[str, int | None, int | None, dict[str, Bound]]] = [("overall", None, None, self.overall)]
         rows += [("task", k, None, rungs) for k, rungs in self.tasks.items()]
         rows += [("cluster", k, t, rungs) for (k, t), rungs in self.clusters.items()]
         optional = dict.fromkeys(("log_lower", "estimate", "log_estimate"))

@@ -24,7 +24,7 @@ LEAST = 1e-300
 # Points across a marker.
 SIZE = 5.0
 # Where a legend goes that would hide something inside: below the labels of the axis, however tall the axes are.
-BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 5.0}
+BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 5.0}
 _DOLLAR = re.compile(r"(?<!\\)\$")
 Direction = Literal["x", "y"]
 
@@ -217,14 +217,14 @@ def draw_bounds(
     for kind, points in groups.items():
         if not points:
             continue
-        x, y = zip(*points, strict=True)
+        x, height = zip(*points, strict=True)
         if kind == " contradicted":
-            ax.plot(x, y, "x", color=palette.BROKEN, markersize=SIZE + 3, markeredgewidth=1.2, label=f"_{name}{kind}", zorder=6)
+            ax.plot(x, height, "x", color=palette.BROKEN, markersize=SIZE + 3, markeredgewidth=1.2, label=f"_{name}{kind}", zorder=6)
             continue
         face = style.colour if kind == "" else "white"
         ax.plot(
             x,
-            y,
+            height,
             style.marker,
             color=style.colour,
             markerfacecolor=face,
@@ -235,7 +235,7 @@ def draw_bounds(
             zorder=5,
         )
         if kind == " no guarantee":
-            ax.plot(x, y, "_", color=style.colour, markersize=SIZE + 4, markeredgewidth=0.8, label=f"_{name} struck", zorder=5)
+            ax.plot(x, height, "_", color=style.colour, markersize=SIZE + 4, markeredgewidth=0.8, label=f"_{name} struck", zorder=5)
 
 
 def key_of_marks(names: Sequence[str] = (), contradicted: str = "", rejected: str = "no guarantee") -> list[Line2D]:

@@ -559,7 +559,7 @@ def _up(total: float, *parts: float) -> float:
 
 def _canonical(rung: str, d: int, log_wrong: float, rho2: float) -> Bound:
     if rung == "L1":
-        t = float(exponent(rho2, 2 * math.sqrt(d) + math.sqrt(2 * (2 * d + 4 * rho2)), 2.0))
+        t = float(exponent(np.asarray(rho2), 2 * math.sqrt(d) + math.sqrt(2 * (2 * d + 4 * rho2)), 2.0))
         log_n = float(np.logaddexp(0.0, log_wrong))
         source = "L1, N exp(-t*): T1 on the own distance, T2 on every wrong one, one exponent"
         return Bound("L1", Assumption.A2, _up(log_n - t, log_n, t), source=source)

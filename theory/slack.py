@@ -60,7 +60,9 @@ def slack(
     """
     if scale not in ("log10", "probability"):
         raise InputError("scale", f"{scale!r} is unknown; choose log10 or probability")
-    given = {("overall", None): measured} if isinstance(measured, Measured) else dict(measured or {})
+    given: dict[tuple[str, int | None], Measured] = (
+        {("overall", None): measured} if isinstance(measured, Measured) else dict(measured or {})
+    )
     units: list[tuple[str, int | None, Mapping[str, Bound]]] = [("overall", None, found.overall)]
     units += [("task", k, rungs) for k, rungs in found.tasks.items()]
     # Left out in silence, a rate under another key would make the assumption's piece 0.
@@ -74,7 +76,7 @@ def slack(
     return data_frame(rows).astype({"task": "Int64"})
 
 
-def _row(name: str, bound: Bound, rungs: Mapping[str, Bound], at: Measured | None, scale: str) -> dict[str, float | bool]:
+def _row(name: str, bound: Bound, rungs: Mapping[str, Bound], at: Measured | None, scale: str) -> dict[str, float | bool | None]:
     def coordinate(log_p: float | None) -> float:
         if log_p is None or log_p == -np.inf:
             return 0.0 if scale == "probability" and log_p is not None else np.nan

@@ -32,11 +32,13 @@ from scipy.special import logsumexp
 
 from theory.bound import LOG_IMPOSSIBLE, Bound, Direction
 from theory.errors import InputError
+from theory.gaussians import Gaussians
 from theory.ladder import RUNGS, Ball, ladder
 from theory.margin import margins, stacked_rows
-from theory.mixture import Gaussians, QueryLaw, Rule, RuleKind, Signatures, well_specified
+from theory.mixture import QueryLaw, Rule, RuleKind, well_specified
 from theory.quadratic import QuadraticLaw
 from theory.robust import Student, log_scale_mixture
+from theory.signatures import Signatures
 
 # Failure probability of one comparison with a simulation: small beside one over all examples of a thorough run.
 _RISK = 1e-9
@@ -475,7 +477,7 @@ def mapped(rule: Rule, law: QueryLaw, rng: np.random.Generator) -> tuple[Rule, Q
     views = rule.views(S, d)
 
     def draw() -> tuple[np.ndarray, np.ndarray]:
-        return np.linalg.cholesky(covariance(rng, d, 9.0)), 3 * rng.standard_normal(d)
+        return np.linalg.cholesky(covariance(rng, d, 9.0)), 3 * rng.standard_normal((d,))
 
     one = draw()
     maps = [draw() if rule.background is not None else one for _ in range(S)]

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy.special import log_ndtr, logsumexp
 
 from theory.errors import InputError
-from theory.mixture import Signatures
+from theory.signatures import Signatures
 
 # Differences this small, relative to the largest entry, are rounding.
 _LINEAR = 1e-9

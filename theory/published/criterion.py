@@ -15,7 +15,8 @@ from theory.errors import InputError
 from theory.exact import tail_probability
 from theory.frames import data_frame
 from theory.margin import margins
-from theory.mixture import QueryLaw, Rule, Signatures, well_specified
+from theory.mixture import QueryLaw, Rule, well_specified
+from theory.signatures import Signatures
 from theory.unions import separation_bound, summed
 
 if TYPE_CHECKING:

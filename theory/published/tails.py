@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -180,6 +181,11 @@ def first_failure(d: int, reading: Reading | str, limit: float = _LIMIT) -> floa
     return _first_true(fails, limit)
 
 
+def _tail_unproved(d: int, t: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    # The proof says nothing of small t in high dimension; N' >= 3 keeps every real t above 1.
+    return (t >= 1) & ~_tail_proved(d, t)
+
+
 def _first_true(fails: Callable[[Float[np.ndarray, " n"]], Bool[np.ndarray, " n"]], limit: float = _LIMIT) -> float:
     """First point of a grid up to `limit` at which a predicate of t is true, narrowed by bisection."""
     grid = np.geomspace(min(0.01, limit), limit, 200)
@@ -267,8 +273,7 @@ def failure_table(dimensions: Sequence[int] = (1, 2, 3, 4, *DIMENSIONS), sigma2:
     rows = []
     for d in dimensions:
         row = {"d": d, "tail_a": first_failure(d, Reading.AS_CODED), "tail_b": first_failure(d, Reading.TAIL_INVERSION)}
-        # The proof says nothing of small t in high dimension; N' >= 3 keeps every real t above 1.
-        row["tail_b_proved"] = _first_true(lambda t, d=d: (t >= 1) & ~_tail_proved(d, t))
+        row["tail_b_proved"] = _first_true(partial(_tail_unproved, d))
         row |= {f"tied_{reading.value}": tied_limit(d, sigma2, reading) for reading in (Reading.AS_CODED, Reading.TAIL_INVERSION)}
         rows.append(row)
     return data_frame(rows)
