@@ -89,6 +89,10 @@ USES = {
     "hub": """
         import empirics.hub, datasets
         """,
+    "serve": """
+        import fastapi, uvicorn
+        import empirics.serving
+        """,
     "notebooks": """
         import jupyterlab, ipywidgets
         """,

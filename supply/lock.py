@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 SUPPLY = ROOT / "supply"
 # Extras of each layer. The first is set up for every command, so the others leave out what it has.
 LAYERS: dict[str, tuple[str, ...]] = {
-    "run": ("empirics", "test"),
+    "run": ("empirics", "serve", "test"),
     "notebooks": ("notebooks",),
     "docs": ("docs",),
     "tools": ("tools",),

@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -63,6 +64,16 @@ def test_every_extra_can_be_installed_from_the_pins():
         for requirement in _closure(extra):
             name = canonicalize_name(requirement.name)
             assert requirement.specifier.contains(everything[name], prereleases=True), f"{extra}: {requirement}"
+
+
+def test_every_extra_is_tried_alone():
+    text = (SUPPLY / "extras.py").read_text("utf-8")
+    tried = {key.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Dict) for key in node.keys}
+    assert set(OPTIONAL) | {""} <= tried
+
+
+def test_the_citation_is_of_this_version():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"] == PROJECT["version"]
 
 
 def test_every_pin_has_hashes_and_one_version():
