@@ -133,7 +133,8 @@ def claims(report: Report, comparisons: Sequence[Mapping[str, Any]]) -> str:
         (
             "What a later task learns leaves earlier tasks as they are",
             verdict_of(all(methods["told"]["forgetting"] == 0 for methods in streams.values())),
-            f"forgetting if the task is told {figures('told', 'forgetting')}; if it is retrieved (`proteus`) {figures('proteus', 'forgetting')}",
+            f"forgetting if the task is told {figures('told', 'forgetting')}; "
+            f"if it is retrieved (`proteus`) {figures('proteus', 'forgetting')}",
             compare,
         ),
         (
