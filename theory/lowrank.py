@@ -11,8 +11,10 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
+from theory.arrays import check_finite
 from theory.errors import InputError
-from theory.mixture import Gaussians, StructuredSignatures
+from theory.gaussians import Gaussians, GaussianStack
+from theory.signatures import StructuredSignatures
 
 # Scoring takes blocks of rows of about this many bytes, so that they stay in cache.
 _SCORE_BYTES = 2**20
@@ -25,16 +27,13 @@ def _checked(argument: str, values: np.ndarray, wanted: tuple[int, ...] | None =
     out = np.array(values, dtype=np.float64)
     if wanted is not None and out.shape != wanted:
         raise InputError(argument, f"has shape {out.shape}; the means need {wanted}")
-    bad = ~np.isfinite(out)
-    if bad.any():
-        where = tuple(int(j) for j in np.argwhere(bad)[0])
-        raise InputError(argument, f"holds {int(bad.sum())} NaN or infinite values, the first at index {where}; remove or mend them")
+    check_finite(argument, out)
     out.flags.writeable = False
     return out
 
 
 @dataclass(frozen=True)
-class LowRankGaussians:
+class LowRankGaussians(GaussianStack):
     """A stack of Gaussians with covariances ``Lam_k = diag(psi_k) + F_k F_k'``.
 
     Where a `Gaussians` is scored with or read, this can stand: distances, energies and log-determinants come from the
@@ -114,14 +113,6 @@ class LowRankGaussians:
             value.flags.writeable = False
             object.__setattr__(self, name, value)
 
-    def __len__(self) -> int:
-        return self.means.shape[0]
-
-    @property
-    def dimension(self) -> int:
-        """The embedding dimension d."""
-        return self.means.shape[1]
-
     @property
     def rank(self) -> int:
         """The number of columns r of each factor."""
@@ -153,11 +144,6 @@ class LowRankGaussians:
                 along *= self._shrink[k]
                 out[start : start + rows, j] = np.einsum("nd,nd->n", y, y) + np.einsum("nr,nr->n", along, along)
         return out
-
-    def energies(self, x: Float[np.ndarray, "n d"], components: Int[np.ndarray, " S"] | None = None) -> Float[np.ndarray, "n S"]:
-        """Energies ``Q_k(x) + log det Lam_k`` (minus twice the log-density, up to a constant)."""
-        chosen = slice(None) if components is None else components
-        return self.mahalanobis(x, components) + self.log_dets[chosen]
 
     @cached_property
     def dense(self) -> Gaussians:

@@ -12,7 +12,7 @@ import sys
 import mpmath
 import numpy as np
 import pytest
-from scipy import integrate, special, stats
+from scipy import integrate, optimize, special, stats
 
 from theory import Assumption, Bound, Direction, Gaussians, InputError, Margins, Measured, QuadraticLaw, QueryLaw, Rule, Signatures, margins
 from theory import balls as balls_
@@ -1317,14 +1317,14 @@ def test_the_common_threshold_counts_a_large_own_score_once(monkeypatch):
     log_p = stats.norm.logcdf(-forms.c / deviation)
     log_all = np.concatenate([log_p, [-6.0]])
     asked, winners_asked = [], []
-    inner = unions_.brentq
+    inner = optimize.brentq
 
     def precise(f, low, high, xtol):
         asked.append((low, high, xtol))
         winners_asked.append(f)
         return inner(f, low, high, xtol=1e-12)
 
-    monkeypatch.setattr(unions_, "brentq", precise)
+    monkeypatch.setattr(optimize, "brentq", precise)
     found = unions_._common_threshold(forms, own, log_p, log_all)
     assert asked == [(1.0 - 8.0, 1.0 + 16.0, 2e-3)]
     # Given X = c the margins are normal: slope -1, -1 and -3/4 in X.
@@ -1369,7 +1369,7 @@ def test_the_common_threshold_does_not_depend_on_the_unit_of_scores():
 
 def test_the_threshold_is_sought_around_the_mean_of_the_own_score(monkeypatch):
     asked = []
-    monkeypatch.setattr(unions_, "brentq", lambda f, low, high, xtol: asked.append((low, high, xtol)) or 0.5 * (low + high))
+    monkeypatch.setattr(optimize, "brentq", lambda f, low, high, xtol: asked.append((low, high, xtol)) or 0.5 * (low + high))
     # An own score of mean 1 + 3 and deviation sqrt(2 (1 + 4) + 4).
     own = Forms(np.diag([1.0, 2, 0, 0])[None], np.array([[2.0, 0, 0, 0]]), np.array([1.0]))
     forms = _linear([[-9.0, 1, 0, 0], [-9.0, 0, 1, 0]], [12.0, 12.5])
