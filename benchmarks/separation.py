@@ -125,12 +125,17 @@ def _compare(works: dict[str, Callable[[], object]], options: argparse.Namespace
 
 
 def _screening(low: LowRankGaussians, options: argparse.Namespace) -> dict[str, Any]:
+    # Some pairs of neighbours, five deviations apart, carry the error; the rest is to be told from them cheaply.
+    means = low.means.copy()
+    step = np.random.default_rng(1).normal(size=low.dimension)
+    means[1::20] = means[::20] + 5 * step / np.linalg.norm(step)
+    low = LowRankGaussians(means, low.factors, low.diagonals)
     start = time.process_time()
     found = screened(Rule(LowRankSignatures(low, np.arange(len(low)))), refine=options.refine, memory=options.memory * 2**20)
     seconds = time.process_time() - start
+    print(f"screening of {len(low)} components: {seconds:.1f} s; {found.bound.note}")
     print(
-        f"screening of {len(low)} components: {seconds:.1f} s; log of the bound {found.log_closed:.1f} unrefined, {found.bound.log_value:.1f} "
-        f"with {found.exact} exact pairs of {found.pairs}, which alone make up {found.log_exact:.1f}"
+        f"  log of the bound {found.log_closed:.2f} unrefined, {found.bound.log_value:.2f} refined; exact pairs alone {found.log_exact:.2f}"
     )
     return {"seconds": seconds, "log_unrefined": found.log_closed, "log_bound": found.bound.log_value, "settled": found.settled}
 
