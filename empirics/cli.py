@@ -252,9 +252,27 @@ def bound(
     student: Annotated[float | None, typer.Option(help="Degrees of freedom of a common random scale, for L11.")] = None,
     kl: Annotated[float | None, typer.Option(help="Divergence in nats of the true law from the assumed one, for L12.")] = None,
     why: Annotated[bool, typer.Option(help="Print where the slack of every rung goes, overall.")] = False,
+    screen: Annotated[
+        float | None,
+        typer.Option(help="For thousands of low-rank components: L5 alone, of which pairs that are not exact may make up such a share."),
+    ] = None,
+    refine: Annotated[int, typer.Option(help="Most pairs that --screen takes beyond the closed form.")] = 1000,
+    memory: Annotated[int, typer.Option(help="MiB that --screen may work in.")] = 1024,
 ) -> None:
     """Print the ladder of bounds for signatures from a file, without any pipeline."""
     known = read_signatures(signatures)
+    if screen is not None:
+        from empirics.screening import print_screened, screened_json
+        from empirics.screening import screen as screened
+
+        if queries is not None:
+            raise InputError("--screen", "speaks of well-specified queries; leave out --queries")
+        union = screened(Rule(known, kind=cast(RuleKind, rule)), screen, refine, memory * 2**20)
+        if json_:
+            print(screened_json(union, known.names))
+        else:
+            print_screened(union, known.names, Console(width=None if sys.stdout.isatty() else 150))
+        return
     law = read_queries(queries, known) if queries else None
     found = ladder(
         Rule(known, kind=cast(RuleKind, rule)),

@@ -5,7 +5,7 @@ What they stand for: theory/README.md, Setting.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import numpy as np
@@ -60,6 +60,12 @@ class LowRankGaussians(GaussianStack):
     ----------
     log_dets : (K,) array
         ``log det Lam_k``.
+    axes : (K, d, p) array
+        ``U``, with p = min(d, r).
+    shrink : (K, p) array
+        ``1 / sqrt(1 + s_j^2)``.
+    scales : (K, d) array
+        ``psi^-1/2``.
 
     Raises
     ------
@@ -72,9 +78,9 @@ class LowRankGaussians(GaussianStack):
     factors: Float[np.ndarray, "K d r"]
     diagonals: Float[np.ndarray, "K d"]
     log_dets: Float[np.ndarray, " K"] = field(init=False, repr=False)
-    _axes: Float[np.ndarray, "K d p"] = field(init=False, repr=False)
-    _shrink: Float[np.ndarray, "K p"] = field(init=False, repr=False)
-    _scales: Float[np.ndarray, "K d"] = field(init=False, repr=False)
+    axes: Float[np.ndarray, "K d p"] = field(init=False, repr=False)
+    shrink: Float[np.ndarray, "K p"] = field(init=False, repr=False)
+    scales: Float[np.ndarray, "K d"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         means = _checked("means", self.means)
@@ -106,9 +112,9 @@ class LowRankGaussians(GaussianStack):
             ("factors", factors),
             ("diagonals", diagonals),
             ("log_dets", log_dets),
-            ("_axes", axes),
-            ("_shrink", 1 / spread),
-            ("_scales", 1 / roots),
+            ("axes", axes),
+            ("shrink", 1 / spread),
+            ("scales", 1 / roots),
         ):
             value.flags.writeable = False
             object.__setattr__(self, name, value)
@@ -117,6 +123,23 @@ class LowRankGaussians(GaussianStack):
     def rank(self) -> int:
         """The number of columns r of each factor."""
         return self.factors.shape[2]
+
+    def part(self, components: Int[np.ndarray, " S"] | slice) -> LowRankGaussians:
+        """Some of the Gaussians, in the order given, without decomposing anything anew."""
+        out = object.__new__(LowRankGaussians)
+        for item in fields(self):
+            value = getattr(self, item.name)[components]
+            value.flags.writeable = False
+            object.__setattr__(out, item.name, value)
+        return out
+
+    @property
+    def loadings(self) -> Float[np.ndarray, "K p d"]:
+        """``W_k`` with ``Lam_k^-1 = diag(1 / psi_k) - W_k' W_k``; made anew at each call.
+
+        The difference loses digits as the condition number grows, which distances and energies do not: see above.
+        """
+        return np.swapaxes(self.axes * self.scales[:, :, None], 1, 2) * np.sqrt((1 - self.shrink) * (1 + self.shrink))[:, :, None]
 
     @property
     def nbytes(self) -> int:
@@ -138,10 +161,10 @@ class LowRankGaussians(GaussianStack):
         for start in range(0, x.shape[0], rows):
             block = x[start : start + rows]
             for j, k in enumerate(chosen):
-                y = (block - self.means[k]) * self._scales[k]
-                along = y @ self._axes[k]
-                y -= along @ self._axes[k].T
-                along *= self._shrink[k]
+                y = (block - self.means[k]) * self.scales[k]
+                along = y @ self.axes[k]
+                y -= along @ self.axes[k].T
+                along *= self.shrink[k]
                 out[start : start + rows, j] = np.einsum("nd,nd->n", y, y) + np.einsum("nr,nr->n", along, along)
         return out
 
