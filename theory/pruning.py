@@ -119,6 +119,8 @@ class Pruning:
         order statistic of `parameter_needed`. That is also what Learn-then-Test (Angelopoulos et al. 2021) finds if it tests all
         parameters from the largest down, each by a binomial tail at level ``1 - confidence``, and stops at the first that it cannot
         certify: losses only grow on the way, so no correction for the number of tests is needed, and the choice costs nothing.
+        With a confidence of at least 0.75 the queries may also be drawn in fixed numbers from several tasks: the statement is then about
+        traffic in these proportions (as for `theory.certificates.upper_limit`).
 
         Parameters
         ----------
