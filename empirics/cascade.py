@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from empirics.certificate import RuleName
     from empirics.pairs import AdapterStack
 
-# Pairs whose embeddings are in memory at once, and candidates that the adaptive rule looks at in its first round.
-_PAIRS, _FIRST = 16384, 4
+# Pairs whose embeddings are in memory at once, and by how many candidates a round of the adaptive rule may be longer than all before.
+_PAIRS, _MORE = 16384, 3
 
 Screen = Callable[[Any], Float[np.ndarray, "n m"]]
 Score = Callable[[Any, Int[np.ndarray, " p"], Int[np.ndarray, " p"]], Float[np.ndarray, " p"]]
@@ -164,16 +164,18 @@ class Cascade(BaseEstimator):
             rows, tasks = np.nonzero(self.pruning_.kept(stage_one))
             final[rows, tasks] = self._scored(opened, rows, tasks)
             return _found(final)
-        # In rounds, each one pass for all inputs that are not settled; a later round is longer, so that there are few.
-        live, start, stop = np.arange(n), 0, min(_FIRST, m)
-        while live.size and start < stop:
+        # In rounds, each one pass for all inputs that are not settled, and longer than those before together.
+        live, start, stop, best = np.arange(n), 0, 1, np.full(n, np.inf)
+        while live.size and start < m:
             tasks = order[live, start:stop]
-            # Within the round the rule may stop before its end: more is looked at than needed, which loses nothing.
-            rows = np.repeat(live, stop - start)
-            final[rows, tasks.ravel()] = self._scored(opened, rows, tasks.ravel())
-            start, stop = stop, min(m, stop + max(_FIRST, stop // 4))
+            # A better task may be found within the round, where the rule would stop: to look at more than needed loses nothing.
+            row, column = np.nonzero(~self.pruning_.settled(stage_one[live[:, None], tasks], best[live, None]))
+            rows, chosen = live[row], tasks[row, column]
+            final[rows, chosen] = self._scored(opened, rows, chosen)
+            start, stop = stop, min(m, 2 * stop + _MORE)
+            best[live] = final[live].min(axis=1)
             if start < m:
-                live = live[~self.pruning_.settled(stage_one[live, order[live, start]], final[live].min(axis=1))]
+                live = live[~self.pruning_.settled(stage_one[live, order[live, start]], best[live])]
         return _found(final)
 
     def predict(self, X: Any) -> Int[np.ndarray, " n"]:

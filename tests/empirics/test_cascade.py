@@ -65,9 +65,9 @@ def test_what_is_found_is_what_the_rule_says(seed, kind, parameter):
     seen = np.zeros((25, _TASKS), dtype=bool)
     seen[tuple(asked.T)] = True
     wanted = rule.visited(tables.stage_one, tables.full)
-    # Rounds of the adaptive rule may look further, and by less than a round.
+    # Rounds of the adaptive rule may look further, and by no more than a round.
     assert (seen >= wanted).all() and (kind == "adaptive" or np.array_equal(seen, wanted))
-    assert (seen.sum(axis=1) < wanted.sum(axis=1) + 4).all()
+    assert (seen.sum(axis=1) <= 2 * wanted.sum(axis=1) + 3).all()
     assert np.array_equal(found.passes, seen.sum(axis=1))
     assert np.array_equal(found.task, np.where(seen, tables.full, np.inf).argmin(axis=1))
     assert np.array_equal(found.score, tables.full[inputs, found.task])
