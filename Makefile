@@ -72,6 +72,7 @@ bench: $(VENV)/.ready
 	"$(BIN)/python" benchmarks/scoring.py
 	"$(BIN)/python" benchmarks/adapters.py
 	"$(BIN)/python" benchmarks/bounds.py
+	"$(BIN)/python" benchmarks/cascade.py
 
 lint: $(VENV)/.ready
 	"$(BIN)/python" -m pip install --disable-pip-version-check -q -c constraints.txt ruff
