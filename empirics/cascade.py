@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from empirics.signatures import Projection
 from theory.errors import InputError
 from theory.mixture import Rule
+from theory.product import ProductSignatures
 from theory.pruning import Kind, Pruning
 
 if TYPE_CHECKING:
@@ -297,6 +298,28 @@ class AdapterStages:
                     seen = np.concatenate([z[rows[some][chosen]], seen], axis=1)
                 out[start + chosen] = self.rule.task_score(k, seen)
         return out
+
+    def lossless(self) -> Pruning:
+        """The rule that loses nothing, for any input, where the full search adds an energy to just the stage-1 score.
+
+        A final score exceeds its stage-1 score by the log-determinant in the own space or more (`theory.pruning.Pruning.lossless`).
+
+        Raises
+        ------
+        InputError
+            If the full search does not see the frozen space, sees it with other signatures than stage 1, or is no sum of energies.
+        """
+        first, both = self.frozen.signatures, self.rule.signatures
+        if not self._added or not isinstance(both, ProductSignatures) or self.rule.kind == "angular" or self.rule.background is not None:
+            raise InputError("rule", "does not add an energy to that of the frozen space; fit the cascade to held-out inputs instead")
+        common = both.gaussians.common
+        alike = [(first.task, both.task), (first.means, common.means), (first.covariances, common.covariances)]
+        weights = [np.zeros(0) if x.weights is None else x.weights for x in (first, both)]
+        if self.frozen.kind != self.rule.kind or not all(np.array_equal(a, b) for a, b in [*alike, weights]):
+            raise InputError(
+                "frozen", "has other signatures than the rule has of the frozen space; fit the cascade to held-out inputs instead"
+            )
+        return Pruning.lossless(float(both.gaussians.own.log_dets.min()))
 
     def cascade(self, *, kind: Kind = "threshold", alpha: float = 0.01, confidence: float | None = 0.95) -> Cascade:
         """A cascade of these stages, still to be fitted."""

@@ -154,8 +154,10 @@ def test_with_adapters_a_full_set_of_candidates_is_the_full_search(stages, kind)
 
 def test_the_lossless_rule_of_added_energies_saves_passes_and_loses_nothing(stages):
     made, inputs, _ = stages
-    cascade = made.cascade().with_pruning(Pruning.lossless(_floor(made)))
+    cascade = made.cascade().with_pruning(made.lossless())
+    assert made.lossless() == Pruning.lossless(_floor(made))
     found = cascade.search(inputs)
+    assert found.passes.mean() < 5
     assert np.array_equal(found.task, cascade.full_search(inputs)[1].argmin(axis=1))
 
 
@@ -224,5 +226,18 @@ def test_bad_input_is_named(stages):
     with pytest.raises(InputError, match=r"rule: has dimension 8; needs 3, or 7"):
         narrow = [fit_projection(np.random.default_rng(0).normal(size=(9, 32)), 3)] * 5
         AdapterStages(made.backbone, made.stack, made.frozen, made.frozen_projection, made.rule, narrow)
+    own = made.rule.signatures.gaussians.own
+    for rule, screen, problem in (
+        (Rule(Signatures(own.means, own.covariances, np.arange(5))), made.frozen, "rule: does not add an energy"),
+        (Rule(made.rule.signatures, kind="angular"), made.frozen, "rule: does not add an energy"),
+        (made.rule, Rule(made.frozen.signatures, kind="mixture"), "frozen: has other signatures"),
+        (
+            made.rule,
+            Rule(Signatures(made.frozen.signatures.means + 1e-9, made.frozen.signatures.covariances, np.arange(5))),
+            "frozen: has other",
+        ),
+    ):
+        with pytest.raises(InputError, match=problem):
+            AdapterStages(made.backbone, made.stack, screen, made.frozen_projection, rule, made.projections).lossless()
     with pytest.raises(InputError, match=r"frozen: has dimension 4, and its projection 3"):
         AdapterStages(made.backbone, made.stack, made.frozen, narrow[0], made.rule, made.projections)

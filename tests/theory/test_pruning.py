@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from strategies import covariance, signatures
 
-from theory import InputError, QueryLaw, Rule, ladder, well_specified
+from theory import Gaussians, InputError, QueryLaw, Rule, ladder, well_specified
 from theory.certificates import certificate
 from theory.pruning import Pruning, least_score, parameter_needed, queries_needed
 from theory.pruning_law import PruningLaw
@@ -201,6 +201,21 @@ def test_where_stage_two_adds_an_energy_nothing_need_be_lost(seed, kind):
     found = Pruning.lossless(least_score(rule))
     assert not found.lost(stage_one, full).any() and not found.loss.vacuous and found.loss.value < 1e-300
     assert found.visited(stage_one, full)[np.arange(40), full.argmin(axis=1)].all()
+
+
+@pytest.mark.parametrize("kind", ["max", "mixture", "angular"])
+@pytest.mark.parametrize("layout", ["shared", "own", "common and own"])
+def test_the_score_of_one_task_is_its_column(kind, layout):
+    rng = np.random.default_rng(0)
+    sig = signatures(rng, 4, [0, 0, 1, 2, 2, 2], 1.5)
+    background = Gaussians(rng.normal(size=(3, 4)), np.tile(np.eye(4), (3, 1, 1))) if layout != "shared" and kind != "angular" else None
+    rule = Rule(sig, background, kind)
+    x = rng.normal(size={"shared": (20, 1, 4), "own": (20, 3, 4), "common and own": (20, 4, 2)}[layout])
+    wanted = rule.task_scores(rule.scores(x))
+    for k, spaces in enumerate(rule.views(*x.shape[1:])):
+        assert rule.task_score(k, x[:, spaces].reshape(20, 4)) == pytest.approx(wanted[:, k], rel=1e-12)
+    with pytest.raises(InputError, match=r"queries: holds 1 NaN"):
+        rule.task_score(0, np.array([[0, 0, 0, np.nan]]))
 
 
 def test_bad_input_is_named():
