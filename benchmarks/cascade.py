@@ -93,7 +93,7 @@ WAYS: tuple[Callable[[list[str]], list[str]], ...] = (
     lambda words: [w for w in words if len(w) > 4] or words,
     lambda words: [w for word in words for w in (word, "indeed")],
 )
-DIMENSION, TRAINED, FITTED, RESERVOIR, WORDS = 32, 48, 48, 80, 10
+DIMENSION, TRAINED, FITTED, RESERVOIR, WORDS = 32, 32, 40, 48, 10
 BACKBONE = BackboneConfig(max_length=16, adapted_layers=1, batch_size=64, device="cpu", precision="bfloat16")
 TRAINING = TrainingConfig(epochs=8, batch_size=16, learning_rate=5e-3)
 ADAPTER = AdapterConfig(rank=4).alone()
@@ -134,7 +134,7 @@ def main() -> None:
     use_threads(RunConfig(threads=options.threads))
     threadpool_limits(options.threads)
     real, sizes = (300, [10, 30, 100, 300, 1000]) if options.full else (16, [16, 48])
-    held, test, alpha, timed = (320, 160, 0.01, 8) if options.full else (64, 32, 0.05, 4)
+    held, test, alpha, timed = (304, 96, 0.01, 4) if options.full else (64, 32, 0.05, 4)
     made = [real, str(BACKBONE), str(TRAINING), str(ADAPTER), DIMENSION, TRAINED, FITTED, RESERVOIR, WORDS, PHRASES]
     key = hashlib.sha256(json.dumps(made).encode()).hexdigest()[:12]
     folder = options.cache / key
@@ -224,10 +224,14 @@ def _tasks(backbone: Backbone, pools: list[Pool], order: np.ndarray, m: int, fol
     frozen = encode_prefix(backbone, reservoir).frozen
     projection = fit_projection(frozen, DIMENSION)
     few = encode_prefix(backbone, [reservoir[j] for j in rng.permutation(len(reservoir))[:RESERVOIR]])
-    path = folder / "real.safetensors"
-    if not path.exists():
-        write_tensors(path, _real(backbone, pools, order, projection))
-    tensors = read_tensors(path)
+    parts = []
+    for start in range(0, len(order), 25):
+        path = folder / f"real-{start}.safetensors"
+        if not path.exists():
+            write_tensors(path, _real(backbone, pools, order[start : start + 25], projection))
+            print(f"trained {min(start + 25, len(order))} of {len(order)} adapters", flush=True)
+        parts.append(read_tensors(path))
+    tensors = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     adapters = _adapters(tensors, len(order))
     signatures = {n: tensors[n] for n in ("common_means", "common_covariances", "means", "covariances")}
     if m > len(order):
@@ -241,11 +245,10 @@ def _tasks(backbone: Backbone, pools: list[Pool], order: np.ndarray, m: int, fol
 
 
 def _real(backbone: Backbone, pools: list[Pool], order: np.ndarray, projection: Projection) -> dict[str, np.ndarray]:
-    """Train the adapters of all real tasks, and fit their signatures to further documents."""
+    """Train the adapters of some real tasks, and fit their signatures to further documents."""
     units: dict[str, list[np.ndarray]] = {}
     parts: dict[str, list[np.ndarray]] = {n: [] for n in ("common_means", "common_covariances", "means", "covariances")}
-    start = time.perf_counter()
-    for k, code in enumerate(order):
+    for code in order:
         subset, way = divmod(int(code), len(WAYS))
         rng = generator(0, "task", str(int(code)))
         label = np.arange(TRAINED + FITTED) % 2
@@ -253,18 +256,16 @@ def _real(backbone: Backbone, pools: list[Pool], order: np.ndarray, projection: 
         texts = [_text(own[c][int(rng.integers(len(own[c])))], way, rng) for c in label]
         cache = encode_prefix(backbone, texts)
         rows = np.arange(TRAINED)
-        adapter, _ = train_adapter(backbone, cache, rows, label[rows], str(k), [], ADAPTER, TRAINING, rng)
+        adapter, _ = train_adapter(backbone, cache, rows, label[rows], str(int(code)), [], ADAPTER, TRAINING, rng)
         with active(backbone, adapter):
             adapted = embed(backbone, cache, np.arange(TRAINED, TRAINED + FITTED))
         for prefix, x in (("common_", cache.frozen[TRAINED:]), ("", adapted)):
-            mean, covariance = shrunk_gaussian(projection(x), SignatureConfig().covariance, f"task {k}")
+            mean, covariance = shrunk_gaussian(projection(x), SignatureConfig().covariance, f"task {code}")
             parts[f"{prefix}means"].append(mean)
             parts[f"{prefix}covariances"].append(covariance)
         for name, unit in adapter.folded.items():
             units.setdefault(f"a:{name}", []).append(unit.a)
             units.setdefault(f"b:{name}", []).append(unit.b)
-        if (k + 1) % 25 == 0:
-            print(f"trained {k + 1} of {len(order)} adapters, {time.perf_counter() - start:.0f} s", flush=True)
     return {name: np.stack(x) for name, x in (units | parts).items()}
 
 
