@@ -95,6 +95,7 @@ bench: $(VENV)/.ready
 	"$(BIN)/python" benchmarks/adapters.py
 	"$(BIN)/python" benchmarks/bounds.py
 	"$(BIN)/python" benchmarks/pairs.py
+	"$(BIN)/python" benchmarks/cascade.py
 
 lint: $(VENV)/.tools
 	"$(BIN)/python" -m ruff check . && "$(BIN)/python" -m ruff format --check .

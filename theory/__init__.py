@@ -26,6 +26,8 @@ from theory.mixture import QueryLaw, Rule, well_specified
 from theory.monitor import ErrorMonitor, betting_interval, bounded_mean_interval, confidence_sequence, empirical_bernstein, first_alarm
 from theory.planner import Plan, batch_for, batch_for_signatures, plan_frame, samples_per_cluster, separation_for, tasks_for
 from theory.product import ProductGaussians, ProductSignatures
+from theory.pruning import Pruning, parameter_needed, queries_needed
+from theory.pruning_law import PruningLaw
 from theory.quadratic import QuadraticLaw
 from theory.robust import Student
 from theory.separation import Separation, separation
@@ -56,6 +58,8 @@ __all__ = [
     "PlugInErrors",
     "ProductGaussians",
     "ProductSignatures",
+    "Pruning",
+    "PruningLaw",
     "QuadraticLaw",
     "QueryLaw",
     "Reject",
@@ -87,10 +91,12 @@ __all__ = [
     "lugannani_rice",
     "margins",
     "misfit_floor",
+    "parameter_needed",
     "plan_frame",
     "plug_in_bound",
     "plug_in_errors",
     "plug_in_favour",
+    "queries_needed",
     "read_queries",
     "read_signatures",
     "renyi_ball",

@@ -155,10 +155,7 @@ class Rule:
         else:
             out = np.empty((x.shape[0], len(signatures)))
             for k in range(signatures.tasks):
-                own, seen = signatures.own(k), x[:, views[k]].reshape(len(x), -1)
-                out[:, own] = signatures.gaussians.mahalanobis(seen, own)
-                if self.background is not None:
-                    out[:, own] -= self.background.energies(seen, np.array([k]))
+                out[:, signatures.own(k)] = self._distances(k, x[:, views[k]].reshape(len(x), -1))
         if self.kind == "angular":
             out *= self.scales
         return out + self.offsets
@@ -167,12 +164,38 @@ class Rule:
         """Score of every task from those of its components."""
         order = np.argsort(self.signatures.task, kind="stable")
         starts = np.searchsorted(self.signatures.task[order], np.arange(self.signatures.tasks))
+        return self._combined(scores, order, starts)
+
+    def task_score(self, task: int, seen: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+        """Score of one task, for queries as that task sees them (`views`, stacked): a column of `task_scores`, without the others.
+
+        Raises
+        ------
+        InputError
+            If a value is NaN or infinite.
+        """
+        seen = np.asarray(seen, dtype=np.float64)
+        _finite("queries", seen)
+        own = self.signatures.own(task)
+        scores = self._distances(task, seen)
+        if self.kind == "angular":
+            scores = scores * self.scales[own]
+        return self._combined(scores + self.offsets[own], np.arange(own.size), np.zeros(1, dtype=np.int64))[:, 0]
+
+    def _distances(self, task: int, seen: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n own"]:
+        """Squared distances to the components of one task in its own view, relative to the background's energy if there is one."""
+        out = self.signatures.gaussians.mahalanobis(seen, self.signatures.own(task))
+        return out if self.background is None else out - self.background.energies(seen, np.array([task]))
+
+    def _combined(self, scores: np.ndarray, order: Int[np.ndarray, " K"], starts: Int[np.ndarray, " m"]) -> Float[np.ndarray, "n m"]:
+        """Scores of tasks whose components begin at `starts` in some order of the columns."""
         best = np.minimum.reduceat(scores[:, order], starts, axis=1)
         if self.kind != "mixture":
             return best
         # Relative to the best, so that the sum holds a one and neither underflows nor overflows.
-        apart = np.exp(-(scores - best[:, self.signatures.task]) / 2)
-        return best - 2 * np.log(np.add.reduceat(apart[:, order], starts, axis=1))
+        sizes = np.diff(starts, append=order.size)
+        apart = np.exp(-(scores[:, order] - np.repeat(best, sizes, axis=1)) / 2)
+        return best - 2 * np.log(np.add.reduceat(apart, starts, axis=1))
 
     def retrieve(self, x: Float[np.ndarray, "n S d"]) -> Int[np.ndarray, " n"]:
         """The retrieved task of every query, one sample at a time (no score is shared between queries)."""
