@@ -73,6 +73,8 @@ bench: $(VENV)/.ready
 	"$(BIN)/python" benchmarks/adapters.py
 	"$(BIN)/python" benchmarks/bounds.py
 	"$(BIN)/python" benchmarks/pairs.py
+	"$(BIN)/python" benchmarks/serving.py
+	"$(BIN)/python" benchmarks/cost_model.py --quick
 
 lint: $(VENV)/.ready
 	"$(BIN)/python" -m pip install --disable-pip-version-check -q -c constraints.txt ruff
