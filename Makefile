@@ -96,6 +96,8 @@ bench: $(VENV)/.ready
 	"$(BIN)/python" benchmarks/bounds.py
 	"$(BIN)/python" benchmarks/pairs.py
 	"$(BIN)/python" benchmarks/cascade.py
+	"$(BIN)/python" benchmarks/serving.py
+	"$(BIN)/python" benchmarks/cost_model.py --quick
 
 lint: $(VENV)/.tools
 	"$(BIN)/python" -m ruff check . && "$(BIN)/python" -m ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,47 @@ from empirics.run_folder import read_about, read_run
 from theory.conformal import RetrievalSets, nonconformity
 from theory.errors import InputError
 
+
+class Turns:
+    """A lock that threads get in the order in which they ask for it.
+
+    An ordinary one often goes back to the thread that has just let go of it, while others wait for seconds.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[threading.Lock] = deque()
+        self._own, self._taken = threading.Lock(), False
+
+    def __enter__(self) -> None:
+        with self._own:
+            if not self._taken:
+                self._taken = True
+                return
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append(turn)
+        try:
+            turn.acquire()
+        except BaseException:
+            # Interrupted: who no longer waits must not be given the turn, nor keep it.
+            with self._own:
+                given = turn not in self._waiting
+                if not given:
+                    self._waiting.remove(turn)
+            if given:
+                self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        with self._own:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._taken = False
+
+
 # Modules take places in an encoder while it embeds, so that one thread at a time may; it may serve several retrievers.
-_LOCKS: WeakKeyDictionary[nn.Module, threading.Lock] = WeakKeyDictionary()
+_LOCKS: WeakKeyDictionary[nn.Module, Turns] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 
 
@@ -136,7 +176,7 @@ class Served:
             Before any work, if there are no inputs or too many, or one (its number is named) is too long, empty or of another kind.
         """
         kept = self.check(inputs)
-        with lock_of(self.router.backbone):
+        with turns_of(self.router.backbone):
             z = self.router.embed(kept)
         scores = self.router.rule.task_scores(self.router.rule.scores(z))
         found, sets = scores.argmin(axis=1), self.sets.predict(scores)
@@ -182,10 +222,10 @@ class Served:
             raise InputError("inputs", f"cannot be used: number {j} {error.problem}") from None
 
 
-def lock_of(backbone: Backbone) -> threading.Lock:
+def turns_of(backbone: Backbone) -> Turns:
     """The lock of an encoder, whoever embeds with it."""
     with _LOCKS_LOCK:
-        return _LOCKS.setdefault(backbone.model, threading.Lock())
+        return _LOCKS.setdefault(backbone.model, Turns())
 
 
 def load_served(
