@@ -44,7 +44,9 @@ def check_energies(files: RunFiles) -> Check:
                 rows = np.flatnonzero(cluster == t)
                 distance = scores.own_distances(x[rows], int(task[rows][0]), int(t) if files.by_class else None)
                 tally.near(
-                    lambda j, r=rows, t=table: f"{t}.parquet, row {r[j]}, {key}:distance", frame[f"{key}:distance"].to_numpy()[rows], distance
+                    lambda j, r=rows, t=table, key=key: f"{t}.parquet, row {r[j]}, {key}:distance",
+                    frame[f"{key}:distance"].to_numpy()[rows],
+                    distance,
                 )
     return tally.check()
 
@@ -63,7 +65,9 @@ def check_other_dimensions(files: RunFiles) -> Check:
             energies = files.energies(frame, key)
             tally.true(f"{table}.parquet, {key}", np.isfinite(energies).all(), "holds energies that are not finite")
             tally.same(
-                lambda j, t=table, key=key: f"{t}.parquet, row {j}, {key}:retrieved", frame[f"{key}:retrieved"].to_numpy(), energies.argmin(1)
+                lambda j, t=table, key=key: f"{t}.parquet, row {j}, {key}:retrieved",
+                frame[f"{key}:retrieved"].to_numpy(),
+                energies.argmin(1),
             )
     if others:
         tally.skip(f"energies in {', '.join(others)}: their embeddings are not kept in a run; --data embeds documents anew")
@@ -115,12 +119,14 @@ def _predictions_agree(files: RunFiles, tally: Tally) -> None:
                     lambda j, a=told, b=before: f"is class {a[j]}, but {b[j]} where another arm retrieves the same task",
                 )
                 known[rows, retrieved] = told
-    tally.skip("classes that heads predict, beyond that: heads and training embeddings are not kept in a run; --data with --thorough fits them anew")
+    tally.skip("classes that heads predict, beyond that: heads and training embeddings are not kept in a run")
 
 
 def check_signatures(files: RunFiles) -> Check:
     """Signature files: symmetric, positive definite, one number of samples a component, sizes as run.json tells them."""
-    tally = Tally("signatures", "components, samples and bytes of the signatures, and that their covariances are positive definite", "compared")
+    tally = Tally(
+        "signatures", "components, samples and bytes of the signatures, and that their covariances are positive definite", "compared"
+    )
     told = files.about["signatures"]
     tally.same("run.json: signatures", sorted(told), files.keys)
     samples = {}
@@ -138,8 +144,8 @@ def check_signatures(files: RunFiles) -> Check:
             for block in blocks(tensors, prefix):
                 dense = covariances(tensors, block)
                 skew = np.abs(dense - np.swapaxes(dense, 1, 2)).max(axis=(1, 2)) / np.abs(dense).max(axis=(1, 2))
-                tally.true(lambda j, b=block: f"{where}: {b}covariances[{j}]", skew < 1e-10, "is not symmetric")
-                tally.true(lambda j, b=block: f"{where}: {b}covariances[{j}]", _definite(dense), "is not positive definite")
+                tally.true(lambda j, b=block, w=where: f"{w}: {b}covariances[{j}]", skew < 1e-10, "is not symmetric")
+                tally.true(lambda j, b=block, w=where: f"{w}: {b}covariances[{j}]", _definite(dense), "is not positive definite")
         if files.by_class:
             tally.same(f"{where}: task", task, np.repeat(np.arange(len(files.classes)), files.classes))
             samples[key] = counts.tolist()
@@ -148,7 +154,7 @@ def check_signatures(files: RunFiles) -> Check:
         tally.true(f"{where}: counts", counts.sum() == trained if whole else counts.sum() < trained, f"do not sum to {trained}")
     for key, counts in samples.items():
         tally.same(f"signatures/{key}.safetensors: counts", counts, next(iter(samples.values())))
-    tally.skip("the signatures' own fit: training embeddings are not kept in a run; --data with --thorough fits them anew")
+    tally.skip("the signatures' own fit: training embeddings are not kept in a run; --data embeds documents anew")
     return tally.check()
 
 

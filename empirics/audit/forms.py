@@ -85,7 +85,9 @@ class Scores:
         out = np.empty((n, self.sizes.size))
         for k, seen in enumerate(self.views(spaces)):
             z = x[:, seen].reshape(n, -1)
-            each = np.stack([self.components.distances(z, s) + self.components.constants[s] for s in np.flatnonzero(self.task == k)], axis=1)
+            each = np.stack(
+                [self.components.distances(z, s) + self.components.constants[s] for s in np.flatnonzero(self.task == k)], axis=1
+            )
             if self.background is not None and spaces > 1:
                 each = each - (self.background.distances(z, k) + self.background.constants[k])[:, None]
             least = each.min(axis=1)
@@ -234,9 +236,7 @@ def pairs(scores: Scores, law: QueryLaw) -> Pairs:
             A = np.swapaxes(root_i, 0, 1) @ H @ root_i - taken.T @ H_t @ taken
             b = h @ root_i - h_t @ taken
             margin.append(_laws(A, b, e - e_t))
-            moments.append(
-                np.stack([np.trace(A, axis1=1, axis2=2) + e - e_t, 2 * (A * np.swapaxes(A, 1, 2)).sum((1, 2)) + (b**2).sum(1)])
-            )
+            moments.append(np.stack([np.trace(A, axis1=1, axis2=2) + e - e_t, 2 * (A * np.swapaxes(A, 1, 2)).sum((1, 2)) + (b**2).sum(1)]))
             alone = _root(law.covariances[c][np.ix_(rows_i, rows_i)])
             other.append(_laws(alone @ H @ alone, h @ alone, e))
             component.append(np.full(foes.size, c))

@@ -23,7 +23,9 @@ def upper_limit(errors: int, n: int, beta: float) -> float:
     if errors == n - 1:
         return 1 - beta / n
     rate = errors / n
-    return float(brentq(lambda p: _log_at_most(errors, n, p) - np.log(beta), max(rate, 1e-300), 1 - 1e-16, xtol=1e-300, rtol=1e-14, maxiter=500))
+    return float(
+        brentq(lambda p: _log_at_most(errors, n, p) - np.log(beta), max(rate, 1e-300), 1 - 1e-16, xtol=1e-300, rtol=1e-14, maxiter=500)
+    )
 
 
 def interval(errors: int, n: int, confidence: float) -> tuple[float, float]:
@@ -35,9 +37,7 @@ def interval(errors: int, n: int, confidence: float) -> tuple[float, float]:
         low = half / n
     else:
         # P(Bin(n, p) >= errors) = half, where the sum over many errors is that over few successes at 1 - p.
-        low = float(
-            brentq(lambda p: _log_at_least(errors, n, p) - np.log(half), 1e-300, errors / n, xtol=1e-300, rtol=1e-14, maxiter=500)
-        )
+        low = float(brentq(lambda p: _log_at_least(errors, n, p) - np.log(half), 1e-300, errors / n, xtol=1e-300, rtol=1e-14, maxiter=500))
     return low, upper_limit(errors, n, half)
 
 

@@ -19,11 +19,12 @@ _TOLERANCE = 1e-7
 def check_laws(files: RunFiles) -> Check:
     """Moments of every query law, from the embeddings of the query documents.
 
-    The formulas are written out; where a cluster has several components, scikit-learn deals its documents to them anew, from the run's seed.
+    The formulas are written out; where a cluster has several components, scikit-learn deals its documents to them anew,
+    from the run's seed.
     """
     tally = Tally(
         "query laws",
-        "means, covariances and weights, from the embeddings of query documents alone (weights: from the shares of classes in the test part)",
+        "means, covariances and weights, from the query documents alone; weights also from the shares of classes among test documents",
         "recomputed",
         _TOLERANCE,
     )

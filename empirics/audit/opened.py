@@ -123,11 +123,7 @@ class RunFiles:
     @property
     def laws(self) -> list[tuple[str, str]]:
         """Arms and names of query laws, in the order of the report."""
-        return [
-            (arm, name)
-            for arm in ARMS
-            for name in ("mixture", "gaussian", *(("well-specified",) if arm == "frozen" else ()))
-        ]
+        return [(arm, name) for arm in ARMS for name in ("mixture", "gaussian", *(("well-specified",) if arm == "frozen" else ()))]
 
     def law(self, arm: str, name: str) -> QueryLaw:
         """A query law; that of the signature itself is made from the signature."""

@@ -117,7 +117,7 @@ class Recomputed:
         return np.log([1 + rows.stop - rows.start for rows in parts]) - t[binding], binding
 
     def _split(self) -> tuple[np.ndarray, np.ndarray]:
-        """L2: ``P(X >= c) + sum P(Y_s <= c)`` at the best of the thresholds, by exact tails; or a threshold for each pair, by Chernoff's."""
+        """L2: ``P(X >= c) + sum P(Y_s <= c)`` at the best threshold, by exact tails; or one for each pair, by Chernoff's."""
         own, other, of = self.pairs.own, self.pairs.other, self.pairs.component
         parts = [self.pairs.rows(c) for c in range(len(self.law))]
         gap = other.mean() - own.mean()[of]
@@ -131,9 +131,7 @@ class Recomputed:
         exact_above = tails.log_probability((-own).plus(threshold))[0]
         exact_below = tails.log_probability(other.plus(-threshold[of]))[0]
         each = np.minimum(0.0, np.logaddexp(above[of], below).min(axis=1))
-        value = [
-            min(np.logaddexp(exact_above[c], logsumexp(exact_below[rows])), logsumexp(each[rows])) for c, rows in enumerate(parts)
-        ]
+        value = [min(np.logaddexp(exact_above[c], logsumexp(exact_below[rows])), logsumexp(each[rows])) for c, rows in enumerate(parts)]
         return np.array(value), np.array([rows.start + exact_below[rows].argmax() for rows in parts])
 
     def average(self, rung: str, members: Bool[np.ndarray, " C"]) -> Unit:

@@ -10,7 +10,9 @@ from empirics.audit.result import Check, Tally
 
 def check_split(files: RunFiles) -> Check:
     """Numbers, tasks, labels and clusters of the documents that were held out."""
-    tally = Tally("split", "no document in two parts or twice in one; tasks, labels and clusters that fit; sizes as run.json tells them", "compared")
+    tally = Tally(
+        "split", "no document in two parts or twice in one; tasks, labels and clusters that fit; sizes as run.json tells them", "compared"
+    )
     documents = files.about["documents"]
     total = sum(documents.values())
     test, query = (frame["document"].to_numpy() for frame in (files.test, files.query))
@@ -34,7 +36,9 @@ def check_split(files: RunFiles) -> Check:
         tally.same(lambda j, t=table: f"{t}.parquet, row {j}, cluster", cluster, starts[task] + label)
         cap = files.config["stream"].get(f"{part}_per_class")
         if cap is not None:
-            tally.true(lambda c, t=table: f"{t}.parquet, class {c}", np.bincount(cluster, minlength=1) <= cap, f"has more than {cap} documents")
+            tally.true(
+                lambda c, t=table: f"{t}.parquet, class {c}", np.bincount(cluster, minlength=1) <= cap, f"has more than {cap} documents"
+            )
     _dealt_in_order(files, tally)
     return tally.check()
 
@@ -66,5 +70,7 @@ def _dealt_in_order(files: RunFiles, tally: Tally) -> None:
         later = files.test["document"].to_numpy()[files.test["cluster"].to_numpy() == c + 1]
         end = total if c + 1 == train.size else int(later.min()) - int(query[c + 1]) - int(train[c + 1]) if later.size else start
         reservoir = end - start - int(train[c] + query[c] + test[c])
-        tally.true(f"run.json: documents, {name}", 0 <= reservoir <= stream["reservoir_per_class"], f"leave {reservoir} reservoir documents")
+        tally.true(
+            f"run.json: documents, {name}", 0 <= reservoir <= stream["reservoir_per_class"], f"leave {reservoir} reservoir documents"
+        )
         start = end

@@ -22,8 +22,8 @@ _BRACKET = 1e-6
 _INCLINATION, _STEP, _HALVINGS, _END = 0.5, 0.25, 5, 45.0
 # Where an upright contour must have come to nothing, what nothing is, and how much another may rise before it falls (logarithms).
 _UPRIGHT, _GONE, _RISE = 3.5, -45.0, 2.0
-# Relative change by which a sum is taken for converged, and the size of a term that ends it.
-_AGREED, _NEGLIGIBLE = 1e-11, 1e-18
+# Relative change by which a sum is taken for converged (the error of the finer sum is its square), and the size of a term that ends it.
+_AGREED, _NEGLIGIBLE = 1e-7, 1e-18
 # Numbers that one block of laws may hold.
 _BLOCK = 1_000_000
 _HIGHEST_MOMENT = 40
@@ -127,7 +127,7 @@ def log_chernoff(law: Laws, point: Float[np.ndarray, " P"] | None = None) -> Flo
 
 
 def log_probability(law: Laws) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
-    """``log P(M <= 0)`` and the relative error of the probability, as the last halving of the step changed it."""
+    """``log P(M <= 0)`` and the relative error of the probability, judged by the last halving of the step."""
     step = max(1, _BLOCK // (16 * max(1, law.w.shape[1])))
     parts = [_log_probability(law[start : start + step]) for start in range(0, len(law), step)]
     value, error = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -173,7 +173,7 @@ def _along_hyperbola(law: Laws) -> tuple[np.ndarray, np.ndarray]:
     value, change = h * total, np.full(len(law), np.inf)
     live = np.arange(len(law))
     for _ in range(_HALVINGS):
-        total[live] += _summed(lambda rows, u: terms(live[rows], u), np.zeros(live.size), -h / 2, h, np.abs(total[live]))
+        total[live] += _summed(lambda rows, u, of=live: terms(of[rows], u), np.zeros(live.size), -h / 2, h, np.abs(total[live]))
         h /= 2
         refined = h * total[live]
         change[live] = np.abs(refined - value[live]) / np.abs(refined)
@@ -182,7 +182,8 @@ def _along_hyperbola(law: Laws) -> tuple[np.ndarray, np.ndarray]:
         if not live.size:
             break
     with np.errstate(invalid="ignore", divide="ignore"):
-        return base + np.log(value / np.pi), change
+        # Halving the step squares the error of a sum that has begun to converge.
+        return base + np.log(value / np.pi), np.where(change <= _AGREED, change**1.5, change)
 
 
 def _inclinations(law: Laws, a: np.ndarray, k: np.ndarray, base: np.ndarray) -> np.ndarray:
