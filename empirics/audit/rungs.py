@@ -21,6 +21,8 @@ _DEVIATIONS = np.array([0.25, *(0.25 + 3.75 * j / 7 for j in range(1, 8)), *(5 *
 _PARTS = np.array([0.2, 0.4, 0.6])
 # Newton steps for the exponent of L4.
 _STEPS = 200
+# Contributions of two pairs, in logarithms, that are alike to rounding.
+_ALIKE = 1e-8
 SUMMED = ("L1", "L1b", "L2", "L3", "L5", "L5b", "L7", "L9", "L10")
 
 
@@ -34,6 +36,8 @@ class Unit:
         Natural logarithm, at most 0.
     binding : tuple of int or None
         Wrong task and component that contribute most.
+    also : tuple of tuples
+        Others that contribute as much, to rounding.
     note : str or None
         Which query components say nothing; None where that is not recomputed.
     log_lower : float or None
@@ -41,6 +45,7 @@ class Unit:
 
     log_value: float
     binding: tuple[int, int] | None = None
+    also: tuple[tuple[int, int], ...] = ()
     note: str | None = None
     log_lower: float | None = None
 
@@ -84,38 +89,50 @@ class Recomputed:
         }
 
     @cached_property
+    def contributions(self) -> dict[str, np.ndarray]:
+        """What each pair adds to a rung of its query component, as logarithms (the greatest binds)."""
+        p = self.by_pair
+        return {
+            "L1": -self._exponents,
+            "L1b": p["log_bernstein"],
+            "L2": self._split[1],
+            "L3": p["log_chernoff"],
+            "L5": p["log_exact"],
+            "L5b": p["log_exact"],
+            "L7": p["log_cantelli"],
+            "L9": p["log_unimodal"],
+            "L10": p["log_moments"],
+        }
+
+    @cached_property
     def by_component(self) -> dict[str, tuple[Float[np.ndarray, " C"], np.ndarray]]:
         """Upper side of every rung, and the pair that contributes most to it, for each query component."""
-        p = self.by_pair
-        out = {
-            "L1": self._separation(),
-            "L1b": self._summed(p["log_bernstein"]),
-            "L2": self._split(),
-            "L3": self._summed(p["log_chernoff"]),
-            "L5": self._summed(p["log_exact"]),
-            "L7": self._summed(p["log_cantelli"]),
-            "L9": self._summed(p["log_unimodal"]),
-            "L10": self._summed(p["log_moments"]),
-        }
-        largest = p["log_exact"][out["L5"][1]]
-        out["L5b"] = (np.minimum(np.maximum(out["L5"][0], largest), out["L2"][0]), out["L5"][1])
+        parts = [self.pairs.rows(c) for c in range(len(self.law))]
+        out = {}
+        for rung, values in self.contributions.items():
+            binding = np.array([rows.start + values[rows].argmax() for rows in parts])
+            if rung == "L1":
+                # N exp(-t), t the least over pairs.
+                upper = np.log([1 + rows.stop - rows.start for rows in parts]) + values[binding]
+            elif rung == "L2":
+                upper = self._split[0]
+            else:
+                upper = np.array([logsumexp(values[rows]) for rows in parts])
+            out[rung] = (upper, binding)
+        upper, binding = out["L5b"]
+        out["L5b"] = (np.minimum(upper, out["L2"][0]), binding)
         return out
 
-    def _summed(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        parts = [self.pairs.rows(c) for c in range(len(self.law))]
-        return np.array([logsumexp(values[rows]) for rows in parts]), np.array([rows.start + values[rows].argmax() for rows in parts])
-
-    def _separation(self) -> tuple[np.ndarray, np.ndarray]:
-        """L1: ``log N - t``, t the least over pairs of the largest exponent that their gap affords."""
+    @cached_property
+    def _exponents(self) -> np.ndarray:
+        """The largest exponent that the gap between each pair's scores affords, for L1."""
         own, other, of = self.pairs.own, self.pairs.other, self.pairs.component
         gap = other.mean() - own.mean()[of]
         a = np.sqrt(2 * own.variance())[of] + np.sqrt(2 * other.variance())
         b = 2 * (np.maximum(0.0, own.w.max(axis=1))[of] + np.maximum(0.0, -other.w.min(axis=1)))
-        t = tails.largest_exponent(gap, a, b)
-        parts = [self.pairs.rows(c) for c in range(len(self.law))]
-        binding = np.array([rows.start + t[rows].argmin() for rows in parts])
-        return np.log([1 + rows.stop - rows.start for rows in parts]) - t[binding], binding
+        return tails.largest_exponent(gap, a, b)
 
+    @cached_property
     def _split(self) -> tuple[np.ndarray, np.ndarray]:
         """L2: ``P(X >= c) + sum P(Y_s <= c)`` at the best threshold, by exact tails; or one for each pair, by Chernoff's."""
         own, other, of = self.pairs.own, self.pairs.other, self.pairs.component
@@ -132,7 +149,7 @@ class Recomputed:
         exact_below = tails.log_probability(other.plus(-threshold[of]))[0]
         each = np.minimum(0.0, np.logaddexp(above[of], below).min(axis=1))
         value = [min(np.logaddexp(exact_above[c], logsumexp(exact_below[rows])), logsumexp(each[rows])) for c, rows in enumerate(parts)]
-        return np.array(value), np.array([rows.start + exact_below[rows].argmax() for rows in parts])
+        return np.array(value), exact_below
 
     def average(self, rung: str, members: Bool[np.ndarray, " C"]) -> Unit:
         """A rung of a unit: the mean over its query components, each at most one."""
@@ -140,7 +157,9 @@ class Recomputed:
         share = self.law.weights[members] / self.law.weights[members].sum()
         upper = upper[members]
         heaviest = np.flatnonzero(members)[np.argmax(np.minimum(upper, 0.0) + np.log(share))]
-        wrong = int(self.pairs.wrong[binding[heaviest]])
+        rows = self.pairs.rows(int(heaviest))
+        alike = np.flatnonzero(self.contributions[rung][rows] >= self.contributions[rung][binding[heaviest]] - _ALIKE)
+        also = tuple(self._named(rows.start + int(j)) for j in alike)
         idle = upper >= 0
         note = ""
         if idle.all():
@@ -148,7 +167,11 @@ class Recomputed:
         elif idle.any():
             note = f"{int(idle.sum())} of {idle.size} query components, weight {share[idle].sum():.2f}, contribute one"
         log_value = min(0.0, float(logsumexp(np.minimum(upper, 0.0), b=share)))
-        return Unit(log_value, (int(self.scores.task[wrong]), wrong), note, self._lower(rung, members, share))
+        return Unit(log_value, self._named(int(binding[heaviest])), also, note, self._lower(rung, members, share))
+
+    def _named(self, pair: int) -> tuple[int, int]:
+        wrong = int(self.pairs.wrong[pair])
+        return int(self.scores.task[wrong]), wrong
 
     def _lower(self, rung: str, members: np.ndarray, share: np.ndarray) -> float | None:
         """Where every true task has one component, a pair alone proves an error: the likeliest pair is a lower side."""
@@ -169,7 +192,7 @@ class Recomputed:
             total.append(logsumexp(np.minimum(size * self._bases[part.tobytes()], 0.0)))
         idle = all(value >= 0 for value in total)
         log_value = 0.0 if idle else min(0.0, float(logsumexp(np.minimum(total, 0.0), b=share / share.sum())))
-        return Unit(log_value, None, "vacuous: the formula exceeds one for every task" if idle else "")
+        return Unit(log_value, note="vacuous: the formula exceeds one for every task" if idle else "")
 
     def _log_bases(self, members: np.ndarray, k: int) -> np.ndarray:
         log_weight = np.log(self.law.weights / self.law.weights[members].sum())
