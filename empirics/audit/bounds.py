@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +14,7 @@ import pandas as pd
 
 from empirics.audit.forms import pairs
 from empirics.audit.intervals import interval, upper_limit
-from empirics.audit.opened import RunFiles
+from empirics.audit.opened import Key, RunFiles
 from empirics.audit.result import Check, Tally
 from empirics.audit.rungs import SUMMED, Recomputed, Unit, kl_ball, levels, units
 
@@ -23,21 +25,20 @@ _ALLOWANCE = {"log_moments": 2e-9, "L10": 2e-9}
 RUNGS = ("L1", "L1b", "L2", "L3", "L4", "L5", "L5b", "L6", "L7", "L8", "L9", "L10", "L11", "L12")
 # Rungs that no error under the law exceeds, and the confidence with which draws say so.
 _ABOVE, _SURE = ("L1", "L1b", "L2", "L3", "L5", "L5b", "L7", "L12"), 1 - 1e-9
-Key = tuple[str, int | None]
 
 
 def recompute(files: RunFiles) -> dict[tuple[str, str], Recomputed]:
     """Every rule under every query law of a run."""
-    out = {}
-    for arm, name in files.laws:
-        scores, law = files.scores(f"{arm}-{files.dimension}"), files.law(arm, name)
-        out[arm, name] = Recomputed(scores, law, pairs(scores, law))
-    return out
 
+    def one(law: tuple[str, str]) -> Recomputed:
+        scores, its = files.scores(f"{law[0]}-{files.dimension}"), files.law(*law)
+        found = Recomputed(scores, its, pairs(scores, its))
+        # Here, where laws share the cores.
+        _ = found.by_component
+        return found
 
-def part_of(frame: pd.DataFrame, files: RunFiles, arm: str, law: str) -> pd.DataFrame:
-    """Rows of a table that speak of an arm under a law."""
-    return frame[(frame["arm"] == arm) & (frame["dimension"] == files.dimension) & (frame["law"] == law)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(files.laws, pool.map(one, files.laws), strict=True))
 
 
 def check_pairs(files: RunFiles, found: Mapping[tuple[str, str], Recomputed]) -> Check:
@@ -45,7 +46,7 @@ def check_pairs(files: RunFiles, found: Mapping[tuple[str, str], Recomputed]) ->
     tally = Tally("pairs", "means, variances and tails of every margin, the exact ones by an inversion of its own", "recomputed", TOLERANCE)
     rows = 0
     for (arm, name), it in found.items():
-        table = part_of(files.pairs, files, arm, name).sort_values(["component", "wrong"])
+        table = files.part(files.pairs, arm, name).sort_values(["component", "wrong"])
         rows += len(table)
         where = f"pairs.parquet, {arm}, {name}"
         for column, expected in (("component", it.pairs.component), ("wrong", it.pairs.wrong)):
@@ -85,15 +86,6 @@ def _pair(p: Any, j: int) -> str:
     return f"query component {p.component[j]} against component {p.wrong[j]}"
 
 
-def rows_of(files: RunFiles, arm: str, law: str) -> dict[tuple[Key, str], dict[str, Any]]:
-    """Rows of `bounds.parquet` by unit and rung."""
-    out = {}
-    for row in part_of(files.bounds, files, arm, law).to_dict("records"):
-        number = {"overall": None, "task": row["task"], "cluster": row["cluster"]}[row["level_of"]]
-        out[(row["level_of"], None if number is None else int(number)), row["rung"]] = row
-    return out
-
-
 def check_bounds(files: RunFiles, found: Mapping[tuple[str, str], Recomputed]) -> Check:
     """Every rung of every unit but L6, which is drawn."""
     tally = Tally(
@@ -104,7 +96,7 @@ def check_bounds(files: RunFiles, found: Mapping[tuple[str, str], Recomputed]) -
     )
     expected_rows = 0
     for (arm, name), it in found.items():
-        rows, level = rows_of(files, arm, name), levels(it.law)
+        rows, level = files.bounds_of(arm, name), levels(it.law)
         wrong = (files.query[f"{arm}-{files.dimension}:retrieved"] != files.query["task"]).to_numpy()
         in_unit = {"task": files.query["task"].to_numpy(), "cluster": files.clusters(files.query, name)}
         members = units(files, it.law)
@@ -215,7 +207,7 @@ def check_draws(files: RunFiles, drawn: Mapping[tuple[str, str], Any], found: Ma
     )
     confidence = files.config["bounds"]["confidence"]
     for (arm, name), it in found.items():
-        rows, draws = rows_of(files, arm, name), drawn[arm, name]
+        rows, draws = files.bounds_of(arm, name), drawn[arm, name]
         for key, mask in units(files, it.law).items():
             if (key, "L6") not in rows:
                 continue
@@ -254,7 +246,7 @@ def check_order(files: RunFiles) -> Check:
         "compared",
     )
     for arm, name in files.laws:
-        rows = rows_of(files, arm, name)
+        rows = files.bounds_of(arm, name)
         for key in {key for key, _ in rows}:
             value = {rung: rows[key, rung]["log_value"] for rung in RUNGS if (key, rung) in rows}
             where = f"bounds.parquet, {arm}, {name}, {unit_name(files, key)}"

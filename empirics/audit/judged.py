@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
 
-from empirics.audit.bounds import RUNGS, TOLERANCE, Key, rows_of
+from empirics.audit.bounds import RUNGS, TOLERANCE
 from empirics.audit.draws import Drawn, draw, own_distances
 from empirics.audit.intervals import binary_kl, interval, kolmogorov_smirnov
-from empirics.audit.opened import RunFiles
+from empirics.audit.opened import Key, RunFiles
 from empirics.audit.result import Check, Tally
 from empirics.audit.rungs import Recomputed, units
 from empirics.seeding import generator
@@ -58,13 +60,15 @@ class Draws:
 
 def redraw(files: RunFiles, found: Mapping[tuple[str, str], Recomputed]) -> dict[tuple[str, str], Draws]:
     """Draw from every law what the run drew."""
-    out = {}
-    for (arm, name), it in found.items():
-        rng = generator(files.config["seed"], "simulation", arm, name)
+
+    def one(law: tuple[str, str]) -> Draws:
+        it, rng = found[law], generator(files.config["seed"], "simulation", *law)
         rare = logsumexp(np.minimum(it.by_component["L3"][0], 0.0), b=it.law.weights) < _RARE
         drawn = draw(it.scores, it.law, files.config["bounds"]["simulations"], rng)
-        out[arm, name] = Draws(drawn, own_distances(it.scores, it.law, files.by_class, rng), bool(rare), rng)
-    return out
+        return Draws(drawn, own_distances(it.scores, it.law, files.by_class, rng), bool(rare), rng)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(found, pool.map(one, found), strict=True))
 
 
 def check_report(files: RunFiles, found: Mapping[tuple[str, str], Recomputed], drawn: Mapping[tuple[str, str], Draws]) -> Check:
@@ -94,7 +98,7 @@ def check_report(files: RunFiles, found: Mapping[tuple[str, str], Recomputed], d
         keys = list(units(files, it.law))
         shown = [entry["overall"], *entry["tasks"], *entry["clusters"]]
         tally.same(f"report.json, {arm}, {name}: units", len(shown), len(keys))
-        rows, rng = rows_of(files, arm, name), drawn[arm, name].rng
+        rows, rng = files.bounds_of(arm, name), drawn[arm, name].rng
         for key, unit in zip(keys, shown, strict=False):
             _unit(tally, files, arm, name, key, unit, rows, drawn[arm, name], it, rng)
     return tally.check()

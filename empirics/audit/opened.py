@@ -14,6 +14,8 @@ import pandas as pd
 from empirics.audit.forms import QueryLaw, Scores, read_scores
 from empirics.record import read_json, read_parquet, read_tensors
 
+# A unit of the report: overall, a task or a cluster, and its number.
+Key = tuple[str, int | None]
 ARMS = ("paper", "ratio", "frozen", "both")
 
 
@@ -142,6 +144,23 @@ class RunFiles:
     def shares(self) -> np.ndarray:
         """Shares of the tasks among test documents."""
         return np.bincount(self.test["task"], minlength=len(self.names)) / len(self.test)
+
+    def part(self, frame: pd.DataFrame, arm: str, law: str) -> pd.DataFrame:
+        """Rows of a table of the report that speak of an arm under a law."""
+        return frame[(frame["arm"] == arm) & (frame["dimension"] == self.dimension) & (frame["law"] == law)]
+
+    @cached_property
+    def _bounds(self) -> dict[tuple[str, str], dict[tuple[Key, str], dict[str, Any]]]:
+        return {}
+
+    def bounds_of(self, arm: str, law: str) -> dict[tuple[Key, str], dict[str, Any]]:
+        """Rows of `bounds.parquet` by unit and rung."""
+        if (arm, law) not in self._bounds:
+            rows = self._bounds[arm, law] = {}
+            for row in self.part(self.bounds, arm, law).to_dict("records"):
+                number = {"overall": None, "task": row["task"], "cluster": row["cluster"]}[row["level_of"]]
+                rows[(row["level_of"], None if number is None else int(number)), row["rung"]] = row
+        return self._bounds[arm, law]
 
     def clusters(self, frame: pd.DataFrame, law: str) -> np.ndarray:
         """True cluster of every document under a law: its class, or its task where components are no classes."""

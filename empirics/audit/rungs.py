@@ -215,8 +215,9 @@ def _log_base(law: Laws, log_weight: np.ndarray, slack: float) -> float:
     def at(theta: float) -> tuple[float, float]:
         points = np.full(len(law), theta)
         terms = log_weight + law.log_laplace(points)
-        total = float(logsumexp(terms))
-        slope = float((np.exp(terms - total) * law.slope(points)).sum())
+        top = terms.max()
+        parts = np.exp(terms - top)
+        total, slope = float(top + np.log(parts.sum())), float((parts * law.slope(points)).sum() / parts.sum())
         return total + max(0.0, theta - 0.5) * slack, slope + (slack if theta > 0.5 else 0.0)
 
     low, high = 0.0, min(limit, 1 / float(np.sqrt(law.variance().max())))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from empirics.audit.bounds import RUNGS, TOLERANCE, part_of, rows_of
+from empirics.audit.bounds import RUNGS, TOLERANCE
 from empirics.audit.opened import RunFiles
 from empirics.audit.result import Check, Tally
 
@@ -16,10 +16,10 @@ def check_slack(files: RunFiles) -> Check:
     tally = Tally("slack", "the pieces of every rung's excess over the measured error, overall and of every task", "recomputed", TOLERANCE)
     expected_rows = 0
     for arm, name in files.laws:
-        rows = rows_of(files, arm, name)
+        rows = files.bounds_of(arm, name)
         wrong = (files.test[f"{arm}-{files.dimension}:retrieved"] != files.test["task"]).to_numpy()
         task = files.test["task"].to_numpy()
-        for told in part_of(files.slack, files, arm, name).to_dict("records"):
+        for told in files.part(files.slack, arm, name).to_dict("records"):
             overall = told["level_of"] == "overall"
             key = (told["level_of"], None if overall else int(told["task"]))
             where = f"slack.parquet, {arm}, {name}, {'overall' if overall else files.names[key[1]]}, {told['rung']}"

@@ -21,7 +21,7 @@ _BRACKET = 1e-6
 # The hyperbola: tangent of its inclination to the vertical, first step, halvings, and where it ends at the latest.
 _INCLINATION, _STEP, _HALVINGS, _END = 0.5, 0.25, 5, 45.0
 # Where an upright contour must have come to nothing, what nothing is, and how much another may rise before it falls (logarithms).
-_UPRIGHT, _GONE, _RISE = 3.5, -45.0, 2.0
+_UPRIGHT, _GONE, _RISE = 6.0, -45.0, 2.0
 # Relative change by which a sum is taken for converged (the error of the finer sum is its square), and the size of a term that ends it.
 _AGREED, _NEGLIGIBLE = 1e-7, 1e-18
 # Numbers that one block of laws may hold.
