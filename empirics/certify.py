@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from jaxtyping import Float, Int
 from empirics.adapters import Adapter, active
 from empirics.backbone import Advance, Backbone, PrefixSource, embed, encode_prefix, load_backbone
 from empirics.certificate import SCHEMA, Certificate, CertifiedRule, CertifiedTask, CertifiedUnit, RuleName, statement
+from empirics.claim import claimed, finish_folder
 from empirics.compare import Distances, judge_law, judge_rung
 from empirics.config import CertifyConfig
 from empirics.multi import embed_all
 from empirics.peft_folders import PeftFolder, for_adapters, read_peft_folder
 from empirics.query_law import fit_query_law
-from empirics.record import PhaseClock, claim_folder, environment, finish_folder, write_json, write_parquet, write_tensors
+from empirics.record import PhaseClock, environment, write_json, write_parquet, write_tensors
 from empirics.samples import PARTS, Samples, check_samples
 from empirics.seeding import generator
 from empirics.signatures import (
@@ -67,6 +69,7 @@ def certify(
     backbone: Backbone | None = None,
     out: Path | None = None,
     quiet: bool = True,
+    resume: bool = False,
 ) -> Certificate:
     """Fit signatures of given adapters to some samples of each task, retrieve the others, and certify the error.
 
@@ -92,6 +95,8 @@ def certify(
         `empirics.router.load_router` serves from. Must not hold anything but what the same call left when it was cut short.
     quiet : bool
         No progress on standard error.
+    resume : bool
+        Refuse an `out` that holds nothing of the kind.
 
     Raises
     ------
@@ -116,11 +121,26 @@ def certify(
     adapters = [item.adapter for item in read]
     cut = for_adapters(backbone, adapters)
     dimension = _dimension(config, dealt, cut.dimension)
-    if out is not None:
-        given = {"adapters": {name: str(folder) for name, folder in folders.items()}, "samples": source}
-        claim_folder(out, {**given, "settings": config.model_dump(mode="json")})
-    clock = PhaseClock(quiet)
+    if out is None and resume:
+        raise InputError("--resume", "needs --out, the folder that is gone on with")
+    given = {"adapters": {name: str(folder) for name, folder in folders.items()}, "samples": source}
+    settings = {**given, "settings": config.model_dump(mode="json")}
     torch.use_deterministic_algorithms(True)
+    with nullcontext() if out is None else claimed(out, settings, resume=resume):
+        return _certify(folders, dealt, cut, read, dimension, config, out, PhaseClock(quiet))
+
+
+def _certify(
+    folders: Mapping[str, Path],
+    dealt: Samples,
+    cut: Backbone,
+    read: Sequence[PeftFolder],
+    dimension: int,
+    config: CertifyConfig,
+    out: Path | None,
+    clock: PhaseClock,
+) -> Certificate:
+    names, adapters = tuple(folders), [item.adapter for item in read]
     rules: list[RuleName] = list(RULES) if config.rule == "all" else [config.rule]
     spaces = _spaces(cut, dealt, adapters, rules, dimension, clock)
     # Every rule gets its share of the failure probability, so that all statements hold together.

@@ -25,6 +25,11 @@ from theory.slack import slack
 if TYPE_CHECKING:
     from theory.planner import Plan
 
+_Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with what was cut short; refuse a folder that holds no such thing of these settings."),
+]
+
 app = typer.Typer(
     name="proteus-bounds",
     help="Bounds on task-retrieval error in continual fine-tuning, set against measured error.",
@@ -41,6 +46,7 @@ def verify(
     preset: Annotated[str, typer.Option(help="Shipped settings to start from: default, news-4t or small.")] = "default",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override one setting: group.key=value. May be repeated.")] = None,
     fresh: Annotated[bool, typer.Option(help="If --out is not given, number the folder rather than refuse one that exists.")] = False,
+    resume: _Resume = False,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Run the pipeline and set measured retrieval error against every bound."""
@@ -49,15 +55,19 @@ def verify(
 
     settings = load_config(config, preset, set_ or [])
     folder = out or Path("runs") / f"{preset}-seed{settings.seed}"
+    if fresh and resume:
+        raise InputError("--resume", "goes on with a folder, and --fresh makes another; leave one of them out")
     if fresh and out is None:
         number = 1
         while folder.exists():
             number += 1
             folder = Path("runs") / f"{preset}-seed{settings.seed}-{number}"
-    report_ = run(settings, folder, quiet=quiet)
+    pages: list[Path | str] = []
+    report_ = run(settings, folder, quiet=quiet, resume=resume, then=lambda folder: pages.append(_page(folder)))
     _show(report_)
     print(f"\nThe run lies in {folder}; the whole report is {folder / 'report.md'}")
-    _add_page(folder)
+    for page in pages:
+        print(f"The page is {page}" if isinstance(page, Path) else page, file=sys.stdout if isinstance(page, Path) else sys.stderr)
 
 
 @app.command()
@@ -67,8 +77,9 @@ def report(
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Recompute the report of a run from its files alone, and print it; of a run that did not finish, tell how far it came."""
+    from empirics.claim import locked
+    from empirics.evaluation import evaluate
     from empirics.page.html import need_report_extra
-    from empirics.pipeline import evaluate
     from empirics.record import PhaseClock
     from empirics.run_folder import check_files, finished, is_older, progress, read_about, read_run
 
@@ -87,9 +98,12 @@ def report(
         _tell(page)
         raise InputError(str(run), "holds a run that did not finish; what is above says how to do it again")
     older = is_older(about)
-    if not older:
-        check_files(run, about)
-    report_ = read_run(run).report if older else evaluate(run, PhaseClock(quiet))
+    if older:
+        report_ = read_run(run).report
+    else:
+        with locked(run):
+            check_files(run, about)
+            report_ = evaluate(run, PhaseClock(quiet))
     page = None
     if html:
         from empirics.page.write import write_run_page
@@ -124,17 +138,20 @@ def _tell(page: Path | None) -> None:
         print(f"\nThe page is {page}")
 
 
-def _add_page(folder: Path) -> None:
-    """Write the page of a run that has just finished; whatever keeps it from being written, the run stands."""
+def _page(folder: Path) -> Path | str:
+    """Write the page of a run that has just been reported, or tell what kept it from being written: the run stands without."""
     from empirics.page.html import need_report_extra
 
     try:
         need_report_extra()
         from empirics.page.write import write_run_page
 
-        print(f"The page is {write_run_page(folder)}")
+        return write_run_page(folder)
+    except OSError:
+        # A full disk; the run goes on from here when there is room.
+        raise
     except Exception as error:
-        print(f"No page was written: {' '.join(str(error).split())}", file=sys.stderr)
+        return f"No page was written: {' '.join(str(error).split())}"
 
 
 @app.command("compare-runs")
@@ -172,6 +189,7 @@ def ablate(
     variants: Annotated[Path | None, typer.Option(help="YAML or TOML file {group: {name: {settings}}}; shipped by default.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run and show this group of variants only. May be repeated.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print ablation.json.")] = False,
+    resume: _Resume = False,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Set variants of a run against it: composition, signatures, dimension. A folder that holds some of them is continued."""
@@ -182,7 +200,7 @@ def ablate(
 
     base = load_config(config, preset, set_ or [])
     folder = out or Path("runs") / f"ablation-{preset}-seed{base.seed}"
-    summary = ablated(base, chosen_variants(read_variants(base, variants), only or []), folder, quiet=quiet)
+    summary = ablated(base, chosen_variants(read_variants(base, variants), only or []), folder, quiet=quiet, resume=resume)
     if json_:
         print(json.dumps(summary, allow_nan=False))
         return
@@ -208,6 +226,7 @@ def compare(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override one setting: group.key=value. May be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder, continued if it holds the same comparison; runs/compare-STREAM-seedS.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print comparison.json.")] = False,
+    resume: _Resume = False,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Compare PROTEUS with its rivals and controls on the same documents, over seeds and task orders."""
@@ -229,7 +248,7 @@ def compare(
     settings = load_config(config, preset, [*given, *(set_ or [])])
     name = settings.stream.name if settings.stream.path is None else settings.stream.path.stem
     folder = out or Path("runs") / f"compare-{name}-seed{settings.seed}"
-    summary = compared(settings, folder, quiet=quiet)
+    summary = compared(settings, folder, quiet=quiet, resume=resume)
     if json_:
         print(json.dumps(summary, allow_nan=False))
         return
@@ -301,6 +320,7 @@ def certify(
     seed: Annotated[int, typer.Option(help="Of the split of the samples and of every other draw.")] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting, such as signature.clusters=dp-mixture.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print certificate.json.")] = False,
+    resume: _Resume = False,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Certify how often inputs are sent to the wrong one of several adapters trained elsewhere."""
@@ -312,7 +332,7 @@ def certify(
 
     options = {"rule": rule, "seed": seed, "confidence": confidence, "backbone": {"path": backbone}, "signature": {"dimension": dimension}}
     settings = load_certify_config(options, set_ or [])
-    found = certified(named_folders(adapters), read_samples(samples), settings, source=str(samples), out=out, quiet=quiet)
+    found = certified(named_folders(adapters), read_samples(samples), settings, source=str(samples), out=out, quiet=quiet, resume=resume)
     if json_:
         print(json.dumps(found.model_dump(mode="json"), allow_nan=False))
         return

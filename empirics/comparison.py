@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,13 @@ import pandas as pd
 from jaxtyping import Float
 
 from empirics import processes
+from empirics.checkpoints import Checkpoints, open_checkpoints
+from empirics.claim import SETTINGS, claimed_parts, finish_folder, setting_differences
 from empirics.config import RunConfig
 from empirics.generic_corpus import generic_corpus
 from empirics.images import digest
 from empirics.methods import METHODS, Method
-from empirics.methods.per_task import AdapterSet, train_adapters
+from empirics.methods.per_task import AdapterSet, adapter_set, adapter_set_content, train_adapters
 from empirics.methods.problem import Outcome, Problem, reordered
 from empirics.methods.retrieval import FOLDS
 from empirics.metrics import (
@@ -31,9 +34,10 @@ from empirics.metrics import (
     forward_transfer,
     stage_matrix,
 )
-from empirics.record import PeakMemory, PhaseClock, claim_folder, clear_folder, environment, read_json, write_json, write_parquet
+from empirics.origin import origin
+from empirics.record import CHECKPOINTS, PeakMemory, PhaseClock, environment, read_json, write_json, write_parquet
 from empirics.seeding import generator
-from empirics.standings import SCHEMA, cell_folder, markdown, summarise, table_rows
+from empirics.standings import SCHEMA, TABLES, cell_folder, markdown, summarise, table_rows
 from empirics.streams import Stream, load_stream
 from theory.errors import InputError
 
@@ -78,7 +82,7 @@ def task_orders(tasks: int, count: int, seed: int) -> list[list[int]]:
     return orders
 
 
-def compare(config: RunConfig, folder: Path, *, quiet: bool = False) -> dict[str, Any]:
+def compare(config: RunConfig, folder: Path, *, quiet: bool = False, resume: bool = False) -> dict[str, Any]:
     """Run every method on every seed and order, and write one table.
 
     Each seed and order is a cell, written whole when it is done; a folder that holds cells of the same settings is
@@ -90,6 +94,8 @@ def compare(config: RunConfig, folder: Path, *, quiet: bool = False) -> dict[str
     folder : Path
     quiet : bool
         No progress on standard error.
+    resume : bool
+        Refuse a folder that does not hold this comparison unfinished.
 
     Returns
     -------
@@ -105,37 +111,40 @@ def compare(config: RunConfig, folder: Path, *, quiet: bool = False) -> dict[str
 
     methods = chosen_methods(config)
     settings = {"schema": SCHEMA, "config": config.model_dump(mode="json")}
-    continued = (folder / "settings.json").is_file()
-    if continued and read_json(folder / "settings.json") != settings:
-        raise InputError(str(folder), "holds a comparison with other settings; choose another folder with --out")
-    if continued:
-        clear_folder(folder)
-    missing: dict[int, list[int]] = {}
+    there = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else settings
+    if there != settings:
+        differ = setting_differences(there, settings)
+        raise InputError(str(folder), f"holds a comparison with other settings: {differ}; choose another folder with --out")
+    use_threads(config)
+    missing = _missing(config, folder)
+    if missing:
+        stream, backbone = open_stream(config.model_copy(update={"seed": min(missing)}))
+        methods, left_out = possible_methods(config, stream, methods)
+        check_stream(config, stream, backbone.dimension, methods)
+    # What there is to do is read off the folder, which the main process now begins to change.
+    processes.wait()
+    with claimed_parts(folder, settings, complete=not missing, resume=resume):
+        clock = PhaseClock(quiet)
+        for seed, orders in missing.items():
+            if seed != min(missing):
+                stream = load_stream(config.stream, generator(seed, "stream"))
+            corpus = generic_corpus(config, stream) if any(method.remedy == "corpus" for method in methods) else ()
+            own = config.model_copy(update={"seed": seed})
+            _run_seed(own, without_query(stream), corpus, backbone, orders, methods, left_out, folder, clock, resume)
+        processes.leave_to_main()
+        found = summarise(folder)
+        finish_folder(folder, TABLES)
+        return found
+
+
+def _missing(config: RunConfig, folder: Path) -> dict[int, list[int]]:
+    """Orders of each seed whose cells are not there."""
+    out = {}
     for seed in range(config.seed, config.seed + config.compare.seeds):
         orders = [k for k in range(config.compare.orders) if not (cell_folder(folder, seed, k) / "cell.json").is_file()]
         if orders:
-            missing[seed] = orders
-    if not missing:
-        processes.leave_to_main()
-        return summarise(folder)
-    use_threads(config)
-    stream, backbone = open_stream(config.model_copy(update={"seed": min(missing)}))
-    methods, left_out = possible_methods(config, stream, methods)
-    check_stream(config, stream, backbone.dimension, methods)
-    # What there is to do is read off the folder, which the main process now begins to change.
-    processes.wait()
-    if not continued:
-        claim_folder(folder)
-        write_json(folder / "settings.json", settings)
-    clock = PhaseClock(quiet)
-    for seed, orders in missing.items():
-        if seed != min(missing):
-            stream = load_stream(config.stream, generator(seed, "stream"))
-        corpus = generic_corpus(config, stream) if any(method.remedy == "corpus" for method in methods) else ()
-        own = config.model_copy(update={"seed": seed})
-        _run_seed(own, without_query(stream), corpus, backbone, orders, methods, left_out, folder, clock)
-    processes.leave_to_main()
-    return summarise(folder)
+            out[seed] = orders
+    return out
 
 
 def possible_methods(config: RunConfig, stream: Stream, methods: Sequence[Method]) -> tuple[list[Method], dict[str, str]]:
@@ -206,16 +215,19 @@ def _run_seed(
     left_out: dict[str, str],
     folder: Path,
     clock: PhaseClock,
+    resume: bool,
 ) -> None:
-    from empirics.backbone import encode_prefix
+    from empirics.embedding import encode
 
-    name = f"seed {config.seed}: frozen pass"
-    with clock.phase(name, len(stream.task)) as advance:
-        source = encode_prefix(backbone, stream.inputs, advance)
+    place, name = folder / CHECKPOINTS / f"seed{config.seed}", f"seed {config.seed}: frozen pass"
+    kept = open_checkpoints(place, place / "origin.json", origin(stream, backbone), clock, resume=resume)
+    source = encode(stream, backbone, clock, kept, name)
     wanted = task_orders(len(stream.tasks), config.compare.orders, config.seed)
     for order in orders:
         problem = Problem(config, reordered(stream, wanted[order]), backbone, source, corpus)
-        _run_cell(problem, order, methods, left_out, cell_folder(folder, config.seed, order), clock, clock.seconds[name])
+        _run_cell(problem, order, methods, left_out, cell_folder(folder, config.seed, order), clock, clock.seconds[name], kept)
+    if processes.is_main():
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def without_query(stream: Stream) -> Stream:
@@ -231,6 +243,7 @@ def _run_cell(
     folder: Path,
     clock: PhaseClock,
     frozen_seconds: float,
+    kept: Checkpoints,
 ) -> None:
     """Answer with every method; adapters of a kind are trained once and dropped before the next kind's."""
     stream, seed = problem.stream, problem.config.seed
@@ -250,19 +263,33 @@ def _run_cell(
         sets: dict[str, AdapterSet] = {}
         trained = held = 0
         if kind is not None and (sharing or (kind == "independent" and any(method.adapters for method in methods))):
-            with clock.phase(f"seed {seed}, order {order}: {kind} adapters", 1) as advance, PeakMemory() as peak:
-                sets[kind] = train_adapters(problem, kinds[kind])
-                advance(1)
-            trained, held = peak.bytes, sets[kind].nbytes
+            stage = f"order{order}-{kind}"
+            if stage in kept:
+                tensors, facts = kept.read(stage)
+                sets[kind], trained = adapter_set(tensors, facts["set"]), facts["peak_bytes"]
+            else:
+                with clock.phase(f"seed {seed}, order {order}: {kind} adapters", 1) as advance, PeakMemory() as peak:
+                    sets[kind] = train_adapters(problem, kinds[kind])
+                    advance(1)
+                trained = peak.bytes
+                tensors, facts = adapter_set_content(sets[kind])
+                kept.write(stage, tensors, {"set": facts, "peak_bytes": trained})
+            held = sets[kind].nbytes
             if kind == "independent":
                 alone = _told_accuracy(sets[kind], problem)
         for method in sharing:
-            with clock.phase(f"seed {seed}, order {order}: {method.name}", 1) as advance, PeakMemory() as peak:
-                outcome = method(problem, sets)
-                advance(1)
-            outcome = replace(outcome, peak_bytes=max(trained, held + peak.bytes))
-            rows[method.name] = measures(problem, outcome, alone)
-            columns |= {f"{method.name}:{what}": getattr(outcome, what)[-1] for what in ("task", "cluster", "told")}
+            stage = f"order{order}-method-{method.name}"
+            if stage in kept:
+                answers, rows[method.name] = kept.read(stage)
+            else:
+                with clock.phase(f"seed {seed}, order {order}: {method.name}", 1) as advance, PeakMemory() as peak:
+                    outcome = method(problem, sets)
+                    advance(1)
+                outcome = replace(outcome, peak_bytes=max(trained, held + peak.bytes))
+                rows[method.name] = measures(problem, outcome, alone)
+                answers = {what: getattr(outcome, what)[-1] for what in ("task", "cluster", "told")}
+                kept.write(stage, answers, rows[method.name])
+            columns |= {f"{method.name}:{what}": answers[what] for what in ("task", "cluster", "told")}
         del sets
         gc.collect()
     about = {

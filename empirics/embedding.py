@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from empirics.adapters import Adapter, active
-from empirics.backbone import Backbone, PrefixSource, embed, encode_prefix, load_backbone
+from empirics.adapters import Adapter, active, composed_adapter, composition_tensors
+from empirics.backbone import Backbone, PrefixCache, PrefixSource, embed, encode_prefix, load_backbone, restored_prefix
+from empirics.checkpoints import Checkpoints
 from empirics.config import BackboneConfig, RunConfig
 from empirics.multi import embed_all
+from empirics.origin import origin
 from empirics.processes import begin
 from empirics.record import PhaseClock
 from empirics.seeding import generator
@@ -36,8 +40,8 @@ class Embedded:
         Embeddings of all documents under every adapter; NaN for training documents under the adapters of other tasks.
     frozen : (n, D) float32 array
         Embeddings without any adapter.
-    accelerator : str or None
-        Name of the GPU that computed them.
+    origin : dict
+        Versions, machine, data and weights that they are of (`empirics.origin.origin`).
     """
 
     stream: Stream
@@ -45,7 +49,7 @@ class Embedded:
     logs: tuple[TrainingLog, ...]
     adapted: Float[np.ndarray, "n m D"]
     frozen: Float[np.ndarray, "n D"]
-    accelerator: str | None
+    origin: Mapping[str, Any]
 
 
 def use_threads(config: RunConfig) -> None:
@@ -84,11 +88,6 @@ def open_stream(config: RunConfig) -> tuple[Stream, Backbone]:
     return stream, backbone
 
 
-def accelerator(backbone: Backbone) -> str | None:
-    """Name of the GPU that the encoder is on, if it is on one."""
-    return torch.cuda.get_device_name() if backbone.device.type == "cuda" else None
-
-
 def encoder_name(config: BackboneConfig) -> str | None:
     """Name or folder from which transformers loads the encoder; None where it cannot."""
     if config.path is not None:
@@ -96,13 +95,30 @@ def encoder_name(config: BackboneConfig) -> str | None:
     return "sentence-transformers/all-MiniLM-L6-v2" if config.packaged == "minilm" else None
 
 
-def encode(stream: Stream, backbone: Backbone, clock: PhaseClock) -> PrefixSource:
-    """One frozen pass over all documents."""
-    with clock.phase("frozen prefix", len(stream.inputs)) as advance:
-        return encode_prefix(backbone, stream.inputs, advance)
+def encode(
+    stream: Stream, backbone: Backbone, clock: PhaseClock, kept: Checkpoints | None = None, name: str = "frozen prefix"
+) -> PrefixSource:
+    """One frozen pass over all documents, a phase of this name; or what one left in the checkpoints."""
+    if kept is not None and "prefix" in kept:
+        tensors, _ = kept.read("prefix")
+        return restored_prefix(backbone, kept.read_large("prefix-states"), **tensors)
+    with clock.phase(name, len(stream.inputs)) as advance:
+        source = encode_prefix(backbone, stream.inputs, advance)
+    # States that are too many for memory are computed when they are asked for, and not kept on disk either.
+    if kept is not None and isinstance(source, PrefixCache) and kept.write_large("prefix-states", source.states.cpu().numpy()):
+        kept.write("prefix", {"starts": source.starts, "lengths": source.lengths, "frozen": source.frozen})
+    return source
 
 
-def train_and_embed(config: RunConfig, stream: Stream, backbone: Backbone, source: PrefixSource, clock: PhaseClock) -> Embedded:
+def train_and_embed(
+    config: RunConfig,
+    stream: Stream,
+    backbone: Backbone,
+    source: Callable[[], PrefixSource],
+    clock: PhaseClock,
+    kept: Checkpoints | None = None,
+    came_from: Mapping[str, Any] | None = None,
+) -> Embedded:
     """Train the adapter of each task in turn, and embed what a run looks at.
 
     Depends on the seed, the groups `stream`, `backbone`, `adapter` and `training`, and on `signature.held_out`, and on no other setting.
@@ -112,15 +128,20 @@ def train_and_embed(config: RunConfig, stream: Stream, backbone: Backbone, sourc
     config : RunConfig
     stream, backbone
         As `open_stream` gave them.
-    source : PrefixSource
-        Of all documents, as `encode` gave it.
+    source : callable
+        Gives the states of all documents, as `encode` does; called only if something is left to be computed.
     clock : PhaseClock
+    kept : Checkpoints, optional
+        Stages that are there are read, the others written: each task's training, its documents embedded, and the held-out ones.
+    came_from : mapping, optional
+        As `empirics.origin.origin` gives it, which is asked if this is left out.
 
     Raises
     ------
     InputError
         As `empirics.train.train_adapter` and `empirics.streams.training_parts`.
     """
+    kept = Checkpoints(None, clock) if kept is None else kept
     n, m, D = len(stream.inputs), len(stream.tasks), backbone.dimension
     # Own training documents are embedded for signature and head; those of other tasks are never needed in a task's space.
     adapted = np.full((n, m, D), np.nan, dtype=np.float32)
@@ -130,15 +151,34 @@ def train_and_embed(config: RunConfig, stream: Stream, backbone: Backbone, sourc
     logs = []
     for k, task in enumerate(stream.tasks):
         own, trained = stream.where("train", k), parts[k].adapter
-        with clock.phase(f"train {task.name}", trained.size * config.training.epochs) as advance:
-            rng = generator(config.seed, "train", task.name)
-            adapter, log = train_adapter(
-                backbone, source, trained, stream.label[trained], task.name, adapters, config.adapter, config.training, rng, advance
-            )
+        if f"trained-{k}" in kept:
+            tensors, log = kept.read(f"trained-{k}")
+            adapter, log = composed_adapter(task.name, tensors), TrainingLog(**{**log, "losses": tuple(log["losses"])})
+        else:
+            states = source()
+            with clock.phase(f"train {task.name}", trained.size * config.training.epochs) as advance:
+                rng = generator(config.seed, "train", task.name)
+                adapter, log = train_adapter(
+                    backbone, states, trained, stream.label[trained], task.name, adapters, config.adapter, config.training, rng, advance
+                )
+            kept.write(f"trained-{k}", composition_tensors(adapter), asdict(log))
         adapters.append(adapter)
         logs.append(log)
-        with clock.phase(f"embed {task.name}", own.size) as advance, active(backbone, adapter):
-            adapted[own, k] = embed(backbone, source, own, advance)
-    with clock.phase("embed held-out documents", held.size * m) as advance:
-        adapted[held] = embed_all(backbone, source, held, adapters, advance)
-    return Embedded(stream, tuple(adapters), tuple(logs), adapted, source.frozen, accelerator(backbone))
+        if f"embedded-{k}" in kept:
+            adapted[own, k] = kept.read(f"embedded-{k}")[0]["own"]
+        else:
+            states = source()
+            with clock.phase(f"embed {task.name}", own.size) as advance, active(backbone, adapter):
+                adapted[own, k] = embed(backbone, states, own, advance)
+            kept.write(f"embedded-{k}", {"own": adapted[own, k]})
+    if "held-out" in kept:
+        tensors, _ = kept.read("held-out")
+        adapted[held], frozen = tensors["held"], tensors["frozen"]
+    else:
+        states = source()
+        with clock.phase("embed held-out documents", held.size * m) as advance:
+            adapted[held] = embed_all(backbone, states, held, adapters, advance)
+        frozen = states.frozen
+        kept.write("held-out", {"held": adapted[held], "frozen": frozen})
+    came_from = origin(stream, backbone) if came_from is None else came_from
+    return Embedded(stream, tuple(adapters), tuple(logs), adapted, frozen, came_from)

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from empirics.claim import finish_folder
 from empirics.compare import Distances, judge_law, judge_rung
 from empirics.config import BoundsConfig, RunConfig
 from empirics.metrics import batch_errors, batch_outcomes
-from empirics.record import PhaseClock, finish_folder, read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet
+from empirics.record import PhaseClock, read_parquet, read_tensors, write_bytes, write_json, write_parquet
 from empirics.report import SCHEMA, Report, markdown
+from empirics.run_folder import finished, is_older, read_about
 from empirics.seeding import generator
 from empirics.signatures import predicted_own_distances, read_rule_tensors
 from theory.bound import Bound
@@ -26,6 +28,8 @@ from theory.mixture import QueryLaw, Rule, well_specified
 from theory.robust import Student
 from theory.slack import slack
 
+# What is made from the other files of a run.
+MADE = ("bounds.parquet", "pairs.parquet", "slack.parquet", "report.json", "report.md", "report.html")
 ARMS = ("paper", "ratio", "frozen", "both")
 # Rate at which a conformal retrieval set may miss the true task.
 _ALPHA = 0.05
@@ -37,18 +41,31 @@ def components_are_classes(config: RunConfig) -> bool:
 
 
 def evaluate(folder: Path, clock: PhaseClock) -> Report:
-    """Make `report.json`, `report.md`, and the tables `bounds`, `pairs` and `slack` from the other files of a run.
+    """Make `report.json`, `report.md`, and the tables `bounds`, `pairs` and `slack` from the other files of a run, and keep its manifest.
+
+    Raises
+    ------
+    InputError
+        As `make_report`.
+    """
+    report = make_report(folder, clock)
+    finish_folder(folder, MADE)
+    return report
+
+
+def make_report(folder: Path, clock: PhaseClock) -> Report:
+    """What `evaluate` makes, in a folder that is not finished by that.
 
     Raises
     ------
     InputError
         If the folder is no finished run, or a file of it is missing or corrupt.
     """
-    about = read_json(folder / "run.json")
-    if about.get("schema") != SCHEMA:
-        raise InputError(str(folder / "run.json"), f"has schema {about.get('schema')}; this version reads {SCHEMA}")
-    if "phases_seconds" not in about:
-        raise InputError(str(folder), "holds a run that did not finish; start it again in another folder")
+    about = read_about(folder)
+    if is_older(about):
+        raise InputError(str(folder / "run.json"), f"has schema {about['schema']}; this version makes reports of schema {SCHEMA} only")
+    if not finished(about):
+        raise InputError(str(folder), "holds a run that did not finish; proteus-bounds report tells how far it came and how it goes on")
     config = RunConfig.model_validate(about["config"])
     names = tuple(t["name"] for t in about["tasks"])
     test, query = read_parquet(folder / "predictions.parquet"), read_parquet(folder / "calibration.parquet")
@@ -96,7 +113,6 @@ def evaluate(folder: Path, clock: PhaseClock) -> Report:
     write_parquet(folder / "slack.parquet", pd.concat(slack_frames, ignore_index=True))
     write_json(folder / "report.json", report.model_dump(mode="json"))
     write_bytes(folder / "report.md", markdown(report).encode())
-    finish_folder(folder)
     return report
 
 

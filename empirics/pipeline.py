@@ -5,8 +5,9 @@ It has three stages, each a function of what the one before left: `empirics.embe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,16 @@ import pandas as pd
 from jaxtyping import Float
 from sklearn.base import ClassifierMixin
 
+from empirics.checkpoints import Checkpoints, open_checkpoints
+from empirics.claim import claimed, finish_folder
 from empirics.config import RunConfig, SignatureConfig
-from empirics.evaluation import ARMS, components_are_classes, evaluate
+from empirics.evaluation import ARMS, components_are_classes, evaluate, make_report
 from empirics.heads import fit_head
+from empirics.manifest import MANIFEST
+from empirics.origin import origin
 from empirics.processes import leave_to_main
 from empirics.query_law import choose_query_law, fit_query_law
-from empirics.record import PhaseClock, claim_folder, environment, peak_memory_bytes, read_json, write_json, write_parquet, write_tensors
+from empirics.record import CHECKPOINTS, PhaseClock, peak_memory_bytes, read_json, write_json, write_parquet, write_tensors
 from empirics.report import SCHEMA, Report
 from empirics.seeding import generator
 from empirics.signatures import fit_background, fit_projection, fit_signatures, own_distances, rule_tensors, signature_bytes
@@ -34,39 +39,57 @@ if TYPE_CHECKING:
 __all__ = ["ARMS", "check_signatures", "evaluate", "fit", "is_fitted", "run"]
 
 
-def run(config: RunConfig, folder: Path, *, quiet: bool = False) -> Report:
+def run(
+    config: RunConfig, folder: Path, *, quiet: bool = False, resume: bool = False, then: Callable[[Path], object] | None = None
+) -> Report:
     """Train, embed, fit, retrieve, and report.
+
+    Stages that are done are kept in the folder while the run is not, and a run that was cut short goes on after the last of them to the
+    same bytes, but for its times (`empirics.times`).
 
     Parameters
     ----------
     config : RunConfig
     folder : Path
-        Made here; must not hold anything but a run of the same settings that was cut short, which is done again,
-        or reported if that is all that it lacks.
+        Made here; must not hold anything but a run of the same settings that was cut short. That one goes on; or begins anew if versions,
+        machine, data or weights are not what they were.
     quiet : bool
         No progress on standard error.
+    resume : bool
+        Refuse a folder that holds no such run, or one that would have to begin anew.
+    then : callable, optional
+        Given the folder when the report is there and before the run is finished: for what else is to lie in it.
 
     Raises
     ------
     InputError
-        For data, weights or settings that cannot be used, before any long work where that can be known.
+        For data, weights or settings that cannot be used, before any long work where that can be known; for a folder that another process
+        is writing; and for what `resume` refuses, naming what differs.
     """
     # torch takes seconds to import, and a report that is made again does without.
-    from empirics.embedding import accelerator, encode, open_stream, train_and_embed, use_threads
+    from empirics.embedding import encode, open_stream, train_and_embed, use_threads
 
     use_threads(config)
     stream, backbone = open_stream(config)
     check_signatures(config, stream, backbone.dimension)
-    claim_folder(folder, config.model_dump(mode="json"))
-    clock = PhaseClock(quiet)
-    if is_fitted(folder):
-        leave_to_main()
-        return evaluate(folder, clock)
-    write_json(folder / "run.json", _about(config, stream, accelerator(backbone)))
-    embedded = train_and_embed(config, stream, backbone, encode(stream, backbone, clock), clock)
-    leave_to_main()
-    fit(config, embedded, folder, clock)
-    return evaluate(folder, clock)
+    came_from, clock = origin(stream, backbone), PhaseClock(quiet)
+    with claimed(folder, config.model_dump(mode="json"), resume=resume):
+        if is_fitted(folder):
+            leave_to_main()
+        else:
+            about = _about(config, stream, came_from)
+            kept = open_checkpoints(folder / CHECKPOINTS, folder / "run.json", about, clock, resume=resume)
+            source = functools.cache(lambda: encode(stream, backbone, clock, kept))
+            embedded = train_and_embed(config, stream, backbone, source, clock, kept, came_from)
+            # It holds the states of all documents.
+            del source
+            leave_to_main()
+            fit(config, embedded, folder, clock, kept)
+        report = make_report(folder, clock)
+        if then is not None:
+            then(folder)
+        finish_folder(folder)
+        return report
 
 
 def is_fitted(folder: Path) -> bool:
@@ -74,11 +97,11 @@ def is_fitted(folder: Path) -> bool:
     return (folder / "run.json").is_file() and "phases_seconds" in read_json(folder / "run.json")
 
 
-def _about(config: RunConfig, stream: Stream, accelerator: str | None) -> dict[str, Any]:
+def _about(config: RunConfig, stream: Stream, came_from: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "config": config.model_dump(mode="json"),
-        "environment": {**environment(), "accelerator": accelerator},
+        **came_from,
         "stream": stream.name,
         "exchangeable": stream.exchangeable,
         "left_out": list(stream.left_out),
@@ -90,7 +113,7 @@ def _about(config: RunConfig, stream: Stream, accelerator: str | None) -> dict[s
     }
 
 
-def fit(config: RunConfig, embedded: Embedded, folder: Path, clock: PhaseClock) -> None:
+def fit(config: RunConfig, embedded: Embedded, folder: Path, clock: PhaseClock, kept: Checkpoints | None = None) -> None:
     """Fit signatures and query laws, retrieve, and write the files that `evaluate` reads.
 
     Parameters
@@ -101,6 +124,8 @@ def fit(config: RunConfig, embedded: Embedded, folder: Path, clock: PhaseClock) 
     folder : Path
     clock : PhaseClock
         Holds the seconds of training.
+    kept : Checkpoints, optional
+        Signatures that are there are not fitted again.
 
     Raises
     ------
@@ -111,59 +136,90 @@ def fit(config: RunConfig, embedded: Embedded, folder: Path, clock: PhaseClock) 
     from empirics.embedding import encoder_name
 
     stream = embedded.stream
-    parts = training_parts(stream, config.signature, config.seed)
-    about = _about(config, stream, embedded.accelerator)
+    kept = Checkpoints(None, clock) if kept is None else kept
+    # Of files that are made again now.
+    (folder / MANIFEST).unlink(missing_ok=True)
+    about = _about(config, stream, embedded.origin)
     about["training"] = {task.name: asdict(log) for task, log in zip(stream.tasks, embedded.logs, strict=True)}
     write_json(folder / "run.json", about)
     for adapter in embedded.adapters:
         save_adapter(folder / "adapters" / adapter.task, adapter, encoder_name(config.backbone))
-    test, query, D = stream.where("test"), stream.where("query"), embedded.frozen.shape[1]
+    D = embedded.frozen.shape[1]
     # The full sample covariance is not to be had in the full dimension, where samples are too few.
     dimensions = [config.signature.dimension] if config.signature.covariance == "full" else [config.signature.dimension, D]
     dimensions = list(dict.fromkeys(dimensions))
-    weights = np.bincount(stream.cluster[test], minlength=stream.cluster.max() + 1) / test.size
     columns: dict[str, dict[str, Any]] = {part: _document_columns(stream, stream.where(part)) for part in ("query", "test")}
     heads = _heads(embedded, config)
     with clock.phase("signatures and retrieval", len(ARMS) * len(dimensions)) as advance:
         for dimension in dimensions:
             for arm in ARMS:
                 key = f"{arm}-{dimension}"
-                z = _project(stream, embedded, arm, dimension)
-                rule = _fit_rule(stream, parts, z, arm, config)
-                about["signatures"][key] = {
-                    "components": np.bincount(rule.signatures.task).tolist(),
-                    "bytes": signature_bytes(rule.signatures),
-                }
-                _save_rule(folder / "signatures" / f"{key}.safetensors", rule)
-                for part, chosen in (("query", query), ("test", test)):
-                    columns[part] |= _retrieval_columns(key, rule, z[chosen], stream, chosen, heads[arm == "frozen"], config)
-                if dimension == config.signature.dimension:
-                    write_tensors(folder / "embeddings" / f"{key}.safetensors", {"query": z[query], "test": z[test]})
-                    for components, name in ((None, "mixture"), (1, "gaussian")):
-                        rng = generator(config.seed, "query law", arm, name)
-                        law_config = config.query_law
-                        if law_config.covariance == "auto":
-                            choice = choose_query_law(z[query], stream.cluster[query], law_config, rng, components=components)
-                            law_config = choice.config
-                            about["query_laws"][f"{key}-{name}"] = choice.to_dict()
-                        law = fit_query_law(
-                            z[query],
-                            stream.task[query],
-                            stream.cluster[query],
-                            weights,
-                            law_config,
-                            rng,
-                            components=components,
-                            name=name,
-                        )
-                        _save_law(folder / "laws" / f"{key}-{name}.safetensors", law)
+                if f"fitted-{key}" in kept:
+                    found = _Fitted.read(kept, key)
+                else:
+                    found = _fit_arm(config, embedded, folder, arm, dimension, heads[arm == "frozen"])
+                    found.write(kept, key)
+                about["signatures"][key] = found.signatures
+                about["query_laws"] |= found.query_laws
+                for part, own in found.columns.items():
+                    columns[part] |= own
                 advance(1)
     write_parquet(folder / "predictions.parquet", pd.DataFrame(columns["test"]))
     write_parquet(folder / "calibration.parquet", pd.DataFrame(columns["query"]))
     about["phases_seconds"] = {k: round(v, 3) for k, v in clock.seconds.items()}
     about["phases_peak_bytes"] = dict(clock.peak_bytes)
-    about["peak_memory_bytes"] = peak_memory_bytes()
+    about["peak_memory_bytes"] = max(peak_memory_bytes(), *clock.peak_bytes.values())
     write_json(folder / "run.json", about)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What one arm in one dimension adds to the tables and to `run.json`."""
+
+    columns: dict[str, dict[str, np.ndarray]]
+    signatures: dict[str, Any]
+    query_laws: dict[str, Any]
+
+    def write(self, kept: Checkpoints, key: str) -> None:
+        tensors = {f"{part}/{name}": values for part, own in self.columns.items() for name, values in own.items()}
+        facts = {"columns": {part: list(own) for part, own in self.columns.items()}}
+        kept.write(f"fitted-{key}", tensors, {**facts, "signatures": self.signatures, "query_laws": self.query_laws})
+
+    @classmethod
+    def read(cls, kept: Checkpoints, key: str) -> _Fitted:
+        tensors, facts = kept.read(f"fitted-{key}")
+        # In the order in which they were made, which is that of the table.
+        columns = {part: {name: tensors[f"{part}/{name}"] for name in names} for part, names in facts["columns"].items()}
+        return cls(columns, facts["signatures"], facts["query_laws"])
+
+
+def _fit_arm(
+    config: RunConfig, embedded: Embedded, folder: Path, arm: str, dimension: int, heads: list[tuple[ClassifierMixin, np.ndarray]]
+) -> _Fitted:
+    """Signatures of an arm in one dimension, what they retrieve, and in the run's own dimension the query laws."""
+    stream, key = embedded.stream, f"{arm}-{dimension}"
+    test, query = stream.where("test"), stream.where("query")
+    z = _project(stream, embedded, arm, dimension)
+    rule = _fit_rule(stream, training_parts(stream, config.signature, config.seed), z, arm, config)
+    _save_rule(folder / "signatures" / f"{key}.safetensors", rule)
+    parts = {"query": query, "test": test}
+    columns = {part: _retrieval_columns(key, rule, z[chosen], stream, chosen, heads, config) for part, chosen in parts.items()}
+    choices: dict[str, Any] = {}
+    if dimension == config.signature.dimension:
+        write_tensors(folder / "embeddings" / f"{key}.safetensors", {"query": z[query], "test": z[test]})
+        weights = np.bincount(stream.cluster[test], minlength=stream.cluster.max() + 1) / test.size
+        for components, name in ((None, "mixture"), (1, "gaussian")):
+            rng = generator(config.seed, "query law", arm, name)
+            law_config = config.query_law
+            if law_config.covariance == "auto":
+                choice = choose_query_law(z[query], stream.cluster[query], law_config, rng, components=components)
+                law_config = choice.config
+                choices[f"{key}-{name}"] = choice.to_dict()
+            labels = stream.task[query], stream.cluster[query]
+            law = fit_query_law(z[query], *labels, weights, law_config, rng, components=components, name=name)
+            _save_law(folder / "laws" / f"{key}-{name}.safetensors", law)
+    about = {"components": np.bincount(rule.signatures.task).tolist(), "bytes": signature_bytes(rule.signatures)}
+    return _Fitted(columns, about, choices)
 
 
 def check_signatures(config: RunConfig, stream: Stream, full: int) -> None:
@@ -254,7 +310,7 @@ def _document_columns(stream: Stream, chosen: np.ndarray) -> dict[str, Any]:
 
 def _retrieval_columns(
     key: str, rule: Rule, z: np.ndarray, stream: Stream, chosen: np.ndarray, heads: list[Any], config: RunConfig
-) -> dict[str, Any]:
+) -> dict[str, np.ndarray]:
     signatures = rule.signatures
     scores = rule.scores(z)
     per_task = rule.task_scores(scores)

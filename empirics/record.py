@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import pandas as pd
@@ -22,26 +22,40 @@ import psutil
 import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from empirics.processes import is_main
 from theory.errors import InputError
-from theory.files import UNFINISHED, write_whole
+from theory.files import sync_folder, write_whole
 
 _PACKAGES = ("proteus-bounds", "numpy", "scipy", "torch", "transformers", "peft", "scikit-learn", "pandas", "pyarrow", "safetensors")
 
 
-# Holds the settings of a run until it is complete.
+# What comes and goes with the work on a folder: its settings until it is complete, what its stages left, and the lock.
 MARKER = "unfinished.json"
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, in a folder that is made if it is missing; of several processes, the main one alone."""
+def write_bytes(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
+    """Write a file whole or not at all, in a folder that is made if it is missing; of several processes, the main one alone.
+
+    When this returns, the file outlasts a loss of power.
+    """
     if not is_main():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_whole(path, data)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it lies in, to outlast a loss of power; nothing if it is there."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -95,6 +109,17 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
     write_bytes(path, save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}, metadata=meta))
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata that `write_tensors` was given; empty if none was."""
+    if not path.is_file():
+        raise InputError(str(path), "is missing")
+    try:
+        with safe_open(path, "numpy") as file:
+            return json.loads((file.metadata() or {}).get("json", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(str(path), f"is not a valid safetensors file ({error})") from None
+
+
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Read a safetensors file, or say what is wrong with it."""
     if not path.is_file():
@@ -103,55 +128,6 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(str(path), f"is not a valid safetensors file ({error})") from None
-
-
-def claim_folder(path: Path, settings: Any = None) -> None:
-    """Make the folder of a new run; refuse one that holds anything but what a run of the same settings left when it was cut short.
-
-    Of several processes, the main one alone does so.
-
-    Parameters
-    ----------
-    path : Path
-    settings : JSON, optional
-        What is going to be run. Kept in the folder until `finish_folder`; without it, only an empty folder can be claimed.
-
-    Raises
-    ------
-    InputError
-        If the folder holds anything else or cannot be made.
-    """
-    if not is_main():
-        return
-    marker = path / MARKER
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        again = settings is not None and marker.is_file() and read_json(marker) == settings
-        if not again and any(not p.name.endswith(UNFINISHED) for p in path.iterdir()):
-            another = any((path / name).exists() for name in ("run.json", "report.json", MARKER))
-            what = "holds another run" if another else "is not empty"
-            raise InputError(str(path), f"{what}; choose another folder with --out or remove this one")
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise InputError(str(path), "cannot be written; choose another folder with --out or change its permissions")
-        clear_folder(path)
-    except OSError as error:
-        raise InputError(str(path), f"cannot be used as the output folder ({error.strerror})") from None
-    if settings is not None:
-        write_json(marker, settings)
-
-
-def finish_folder(path: Path) -> None:
-    """Say that a run whose settings `claim_folder` kept is complete, and remove what a killed one left of temporary files."""
-    clear_folder(path)
-    (path / MARKER).unlink(missing_ok=True)
-
-
-def clear_folder(path: Path) -> None:
-    """Remove the temporary files that a killed run left in its folder; of several processes, the main one alone."""
-    if not is_main():
-        return
-    for file in path.rglob(f".*{UNFINISHED}"):
-        file.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, Any]:
@@ -248,12 +224,13 @@ class PhaseClock:
     seconds : dict of str to float
         Wall time of each phase, summed over its calls.
     peak_bytes : dict of str to int
-        Largest resident size of the process up to the end of each phase; it never falls from one phase to the next.
+        Largest resident size of the process up to the end of each phase; it never falls from one phase to the next of one process.
     """
 
     def __init__(self, quiet: bool = False) -> None:
         self.seconds: dict[str, float] = {}
         self.peak_bytes: dict[str, int] = {}
+        self._running: dict[str, float] = {}
         self._console = Console(stderr=True, quiet=quiet or not is_main())
 
     @contextmanager
@@ -271,10 +248,29 @@ class PhaseClock:
         live = self._console.is_terminal
         with Progress(*columns, console=self._console, disable=not live) as progress:
             bar = progress.add_task(name, total=total)
-            yield lambda n: progress.advance(bar, n)
+            self._running[name] = start
+            try:
+                yield lambda n: progress.advance(bar, n)
+            finally:
+                del self._running[name]
         took = time.perf_counter() - start
         self.seconds[name] = self.seconds.get(name, 0.0) + took
         self.peak_bytes[name] = peak_memory_bytes()
         if not live:
             # The name of a task may hold brackets, and must not be read as markup or broken at the width of a terminal.
             self._console.print(f"{name}: {took:.1f} s", highlight=False, markup=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Tell something, on standard error."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def reading(self) -> dict[str, dict[str, float]]:
+        """Seconds and peak bytes so far, those of a phase that is not over included; what `restore` takes."""
+        now = time.perf_counter()
+        running = {name: self.seconds.get(name, 0.0) + now - start for name, start in self._running.items()}
+        return {"seconds": {**self.seconds, **running}, "peak_bytes": {**self.peak_bytes, **dict.fromkeys(running, peak_memory_bytes())}}
+
+    def restore(self, reading: Mapping[str, Mapping[str, float]]) -> None:
+        """Count what another process took for phases that are not done again."""
+        self.seconds |= reading["seconds"]
+        self.peak_bytes |= {name: int(peak) for name, peak in reading["peak_bytes"].items()}

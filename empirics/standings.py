@@ -34,6 +34,7 @@ _NUMBERS = (
 )
 # The rates that have intervals and are tested: what is wrong, and the column that tells.
 _RATES = {"retrieval_error": "task", "error": "cluster"}
+TABLES = ("comparison.parquet", "comparison.json", "comparison.md")
 Cell = tuple[dict[str, Any], pd.DataFrame]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError
@@ -21,23 +23,35 @@ from theory.product import ProductGaussians, ProductSignatures
 UNFINISHED = ".unfinished"
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a temporary file beside it, synced, then renamed over it.
+def write_whole(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
+    """Write a file whole or not at all: a temporary file beside it, synced, then renamed over it, and the folder synced.
+
+    When this returns, the file outlasts a loss of power, so that what is written next may rely on it.
+
+    Parameters
+    ----------
+    path : Path
+    data : bytes, or a function that writes them to the file it is given
+        The latter for what should not be in memory twice.
 
     Raises
     ------
     OSError
-        Naming the file; what stood there before still does.
+        Naming the file; what stood there before still does, or the whole new file if only the folder could not be synced.
     """
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            if callable(data):
+                data(file)
+            else:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except BaseException as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
@@ -45,6 +59,25 @@ def write_whole(path: Path, data: bytes) -> None:
             # Not the temporary name, and a full disk is reported without any.
             error.filename = str(path)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlast a loss of power, where the file system can be asked to.
+
+    Raises
+    ------
+    OSError
+        If that fails.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems do not sync folders, and say so.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def read_arrays(path: Path | str) -> dict[str, np.ndarray]:

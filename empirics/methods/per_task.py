@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,7 +17,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from empirics.adapters import Adapter, active
+from empirics.adapters import Adapter, active, composed_adapter, composition_tensors
 from empirics.backbone import embed, encode_prefix
 from empirics.config import AdapterConfig
 from empirics.documents import Input
@@ -100,6 +101,25 @@ def train_adapters(problem: Problem, config: AdapterConfig) -> AdapterSet:
         seconds["test"] += answered - embedded
     stored = {"adapters": sum(map(adapter_bytes, adapters)), "heads": sum(map(head_bytes, heads))}
     return AdapterSet(tuple(adapters), z, predicted, stored, seconds)
+
+
+def adapter_set_content(adapted: AdapterSet) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """All of a set as arrays and JSON, from which `adapter_set` restores it bit for bit."""
+    tensors = {"z": adapted.z, "predicted": adapted.predicted}
+    for k, adapter in enumerate(adapted.adapters):
+        tensors |= {f"{k}/{name}": value for name, value in composition_tensors(adapter).items()}
+    facts = {"tasks": [x.task for x in adapted.adapters], "stored": adapted.stored, "seconds": adapted.seconds}
+    return tensors, facts
+
+
+def adapter_set(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> AdapterSet:
+    """The set that `adapter_set_content` took apart."""
+    adapters = []
+    for k, task in enumerate(facts["tasks"]):
+        start = f"{k}/"
+        own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+        adapters.append(composed_adapter(task, own))
+    return AdapterSet(tuple(adapters), tensors["z"], tensors["predicted"], dict(facts["stored"]), dict(facts["seconds"]))
 
 
 def adapter_bytes(adapter: Adapter) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from empirics.folders import RunFolder
+from empirics.manifest import update_manifest
 from empirics.page.figures import run_drawings
 from empirics.page.html import html, need_report_extra
 from empirics.page.partial import partial_page
@@ -37,6 +38,7 @@ def write_run_page(folder: Path) -> Path:
     opened = RunFolder(run.folder, run.report, run.slack)
     page = run_page(run.report, run.slack, run_drawings(run.report, run.slack, opened.own_distances(opened.arm())))
     write_bytes(folder / NAME, html(page))
+    update_manifest(folder, [NAME])
     return folder / NAME
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from empirics.config import load_config
 from empirics.embedding import Embedded
 from empirics.pipeline import evaluate, fit
-from empirics.record import PhaseClock
+from empirics.record import PhaseClock, environment
 from empirics.report import Report
 from empirics.streams import Stream, Task
 from empirics.train import TrainingLog
@@ -58,5 +58,6 @@ def write_run(
     clock = PhaseClock(quiet=True)
     # As if it had been trained, and always alike.
     clock.seconds["train"] = 1.5
-    fit(config, Embedded(stream, (), logs, x[:, 1:], x[:, 0], None), folder, clock)
+    came_from = {"environment": {**environment(), "accelerator": None}}
+    fit(config, Embedded(stream, (), logs, x[:, 1:], x[:, 0], came_from), folder, clock)
     return evaluate(folder, PhaseClock(quiet=True))

@@ -4,7 +4,6 @@ and the same command may be started again.
 
 from __future__ import annotations
 
-import copy
 import errno
 import gc
 import itertools
@@ -13,10 +12,12 @@ import os
 import pickle
 import re
 import shutil
+import stat
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import letters
 import numpy as np
 import pandas as pd
 import PIL.Image
@@ -35,18 +36,6 @@ from theory.files import UNFINISHED
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 READERS = {".json": read_json, ".parquet": read_parquet, ".safetensors": read_tensors}
-SETTINGS = {
-    "stream.train_per_class": 8,
-    "stream.query_per_class": 4,
-    "stream.test_per_class": 4,
-    "stream.reservoir_per_class": 4,
-    "backbone.adapted_layers": 1,
-    "backbone.max_length": 12,
-    "adapter.rank": 1,
-    "training.epochs": 1,
-    "signature.dimension": 2,
-    "bounds.simulations": 1000,
-}
 
 
 class Killed(BaseException):
@@ -60,6 +49,8 @@ class Fault:
         self.left, self.killed, self.struck = writes, killed, False
 
     def fsync(self, handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            return
         self.left -= 1
         if self.left < 0 and not self.struck:
             self.struck = True
@@ -85,38 +76,13 @@ class Fault:
 def home(tmp_path_factory):
     """An encoder, a table of documents that serves as samples too, adapters that PEFT saved, and variants."""
     folder = tmp_path_factory.mktemp("home")
-    (folder / "encoder").mkdir()
-    model = tiny.save_bert(folder / "encoder", layers=2, positions=16)
-    rng = np.random.default_rng(0)
-    rows = [
-        {"text": "".join(rng.choice(list(own), size=9)), "label": label, "task": task}
-        for task, pair in {"early": ("abc", "cde"), "late": ("uvw", "wxy")}.items()
-        for label, own in zip("xy", pair, strict=True)
-        for _ in range(22)
-    ]
-    pd.DataFrame(rows).drop_duplicates("text").to_csv(folder / "letters.csv", index=False)
-    for task in ("early", "late"):
-        wrapped = get_peft_model(copy.deepcopy(model), LoraConfig(r=1, target_modules=["query"], init_lora_weights=False))
-        wrapped.save_pretrained(folder / "adapters" / task)
-    (folder / "variants.yaml").write_text("dimension: {three: {signature: {dimension: 3}}}")
+    letters.write_material(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def commands(home):
-    changes = {**SETTINGS, "stream.path": home / "letters.csv", "backbone.path": home / "encoder"}
-    own = [x for key, value in changes.items() for x in ("--set", f"{key}={value}")]
-    compared = ["--methods", "ridge,nearest-mean", "--reference", "ridge", "--seeds", "1", "--orders", "2"]
-    return {
-        "verify": ["verify", *own],
-        "compare": ["compare", *own, *compared, "--set", "compare.random_features=9", "--set", "signature.pool=0"],
-        "ablate": ["ablate", *own, "--variants", str(home / "variants.yaml")],
-        "certify": [
-            *("certify", str(home / "adapters/early"), str(home / "adapters/late"), "--samples", str(home / "letters.csv")),
-            *("--backbone", str(home / "encoder"), "--dimension", "2", "--rule", "all"),
-            *("--set", "simulations=1000", "--set", "backbone.max_length=12"),
-        ],
-    }
+    return letters.long_commands(home)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +96,9 @@ def once(kept, monkeypatch):
 
     def cached(name, real):
         def answer(*arguments):
+            if name == "encode" and len(arguments) > 4:
+                # A comparison's, of fewer documents and under a name of its own.
+                return real(*arguments)
             if name not in kept:
                 kept[name] = real(*arguments)
             return kept[name]
@@ -292,7 +261,8 @@ def test_a_task_of_one_sample_is_one_line_or_left_out_if_asked(commands, home, t
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    # The lock ends with the process that held it, and its file is left by one that was killed.
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
 def timeless(found: dict[str, bytes]) -> dict[str, bytes]:
@@ -302,7 +272,7 @@ def timeless(found: dict[str, bytes]) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["disk full", "killed"])
-@pytest.mark.parametrize(("name", "least"), [("verify", 28), ("compare", 4), ("ablate", 28), ("certify", 6)])
+@pytest.mark.parametrize(("name", "least"), [("verify", 20), ("compare", 4), ("ablate", 20), ("certify", 6)])
 def test_every_write_may_fail(commands, name, least, killed, once, tmp_path, capsys):
     """The first attempt fails at its first write, the next at its second, and so on, until one comes through."""
     command, out = commands[name], tmp_path / "out"
@@ -327,11 +297,13 @@ def test_every_write_may_fail(commands, name, least, killed, once, tmp_path, cap
             else:
                 READERS.get(Path(path).suffix, lambda _: None)(out / path)
                 assert data
-                finished.add(path)
+                # Checkpoints go when the run is finished.
+                if not path.startswith("checkpoints/"):
+                    finished.add(path)
         # Whatever was whole stays.
         assert all((out / path).is_file() for path in finished)
     assert (code, said) == (0, "")
-    # Those that start over fail at each of their writes, the others at ever later ones of what is left.
+    # All go on, and fail at ever later writes of what is left.
     assert writes >= least - 1
     assert files(out).keys() == expected.keys()
     assert timeless(files(out)) == timeless(expected) != {}

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 from empirics import record
+from empirics.claim import claim_folder
 from empirics.record import (
     PhaseClock,
-    claim_folder,
     environment,
     read_json,
     read_parquet,
@@ -73,13 +73,14 @@ def test_an_interrupted_write_leaves_no_temporary_file(tmp_path, monkeypatch):
     assert content(tmp_path) == {}
 
 
-def test_the_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
+def test_the_file_is_synced_before_it_is_renamed_and_the_folder_after(tmp_path, monkeypatch):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
     calls = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(record.os, "fsync", lambda h: (calls.append("fsync"), fsync(h)))
     monkeypatch.setattr(record.os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
     write_bytes(tmp_path / "deep" / "er" / "a", b"x")
-    assert calls == ["fsync", "replace"]
+    assert calls == ["fsync", "replace", "fsync"]
     assert (tmp_path / "deep" / "er" / "a").read_bytes() == b"x"
 
 
