@@ -118,13 +118,15 @@ def report(
 @app.command()
 def audit(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    data: Annotated[bool, typer.Option("--data", help="Deal the stream anew, and embed some documents anew in other batches.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="The same of all documents, and fit signatures and heads anew.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recompute every number of a run's report from its raw files, by other code than the run's; status 1 if anything is amiss."""
     from empirics.audit import audit as audited
     from empirics.audit.show import print_audit
 
-    found = audited(run)
+    found = audited(run, with_data=data, thorough=thorough)
     if json_:
         print(json.dumps(found.to_dict(), allow_nan=False))
     else:

@@ -9,21 +9,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from empirics.audit import adapters, bounds, energies, judged, laws, record, retrieval, slack, splits
 from empirics.audit.opened import RunFiles
 from empirics.audit.result import Audit, Check, Finding
 from theory.errors import InputError
 
+if TYPE_CHECKING:
+    from empirics.streams import Stream
+
 __all__ = ["Audit", "Check", "Finding", "audit"]
 
 
-def audit(folder: Path, *, advance: Callable[[str], None] | None = None) -> Audit:
+def audit(folder: Path, *, with_data: bool = False, thorough: bool = False, advance: Callable[[str], None] | None = None) -> Audit:
     """Audit a finished run.
 
     Parameters
     ----------
     folder : Path
+    with_data : bool
+        Read the data and run the encoder: deal the stream anew, and embed some documents anew under the saved adapters.
+    thorough : bool
+        With the data: embed all documents anew, and fit signatures and heads to the training documents.
     advance : callable, optional
         Told the name of each check as it begins.
 
@@ -78,7 +86,26 @@ def audit(folder: Path, *, advance: Callable[[str], None] | None = None) -> Audi
         ("report", lambda: judged.check_report(files, found(), drawn())),
     ):
         checks.append(_guarded(name, check, advance))
+    if with_data or thorough:
+        checks += _with_data(files, thorough, advance)
     return Audit(str(folder), tuple(checks), time.perf_counter() - start)
+
+
+def _with_data(files: RunFiles, thorough: bool, advance: Callable[[str], None] | None) -> list[Check]:
+    # torch takes seconds to import.
+    from empirics.audit import data
+
+    streams: list[Stream] = []
+
+    def stream() -> Check:
+        check, found = data.check_stream(files)
+        streams.append(found)
+        return check
+
+    first = _guarded("stream", stream, advance)
+    if not streams:
+        return [first]
+    return [first, _guarded("embeddings", lambda: data.check_embeddings(files, streams[0], thorough), advance)]
 
 
 def _guarded(name: str, check: Callable[[], Check], advance: Callable[[str], None] | None) -> Check:

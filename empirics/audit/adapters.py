@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from scipy.linalg import subspace_angles
 
@@ -36,10 +38,11 @@ def check_adapters(files: RunFiles) -> Check:
         _peft(tally, files, where, own, projections)
         _logged(tally, files, name, own, projections, earlier)
         earlier.append(own)
-    if settings["compose"]:
-        tally.skip(f"whether the last adapter, {files.names[-1]}, is as it was trained: no later one holds a copy; --data embeds with it")
-    else:
-        tally.skip("whether adapters are as they were trained: without composition none holds a copy of another; --data embeds with them")
+    if not all("sha256" in log for log in files.about["training"].values()):
+        whose = (
+            f"{files.names[-1]}, of which no later adapter holds a copy" if settings["compose"] else "no adapter holds a copy of another"
+        )
+        tally.skip(f"digests of adapters from when they were trained, which runs of earlier versions do not have: {whose}")
     return tally.check()
 
 
@@ -84,12 +87,22 @@ def _peft(tally: Tally, files: RunFiles, where: str, own: dict, projections: lis
         tally.same(f"{where}/adapter_config.json: {field}", bool(config.get(field)), False)
 
 
+def _digest(own: dict) -> str:
+    """SHA-256 of the tensors in the order of their names, each after a line of its name, type and shape."""
+    total = hashlib.sha256()
+    for name in sorted(own):
+        total.update(f"{name} {own[name].dtype} {own[name].shape}\n".encode() + np.ascontiguousarray(own[name]).tobytes())
+    return total.hexdigest()
+
+
 def _logged(tally: Tally, files: RunFiles, name: str, own: dict, projections: list[str], earlier: list[dict]) -> None:
     """What the training log says of the adapter that came out."""
     log = files.about["training"].get(name)
     if log is None:
         tally.find("run.json: training", f"says nothing of {name}")
         return
+    if "sha256" in log:
+        tally.same(f"run.json: training.{name}.sha256, noted when the adapter was trained", log["sha256"], _digest(own))
     scalars = np.concatenate([own[f"{p}.s"] for p in projections])
     tally.near(f"run.json: training.{name}.nonzero", log["nonzero"], float((scalars != 0).mean()) if scalars.size else 1.0, 1e-12)
     angle = 90.0
