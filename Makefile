@@ -9,7 +9,10 @@ FIGURE_RUN ?= runs/small-seed0
 FIGURE_COMPARISON ?= runs/compare-small-seed0
 FIGURE_ABLATION ?= runs/ablation-small-seed0
 
-.PHONY: verify test test-gpu figures notebooks docs mutants bench lint clean
+# A run that is altered in copies to test the audit; made, in a small setting, if it is missing.
+AUDIT_RUN ?= runs/audit-seed0
+
+.PHONY: verify test test-gpu audit-test figures notebooks docs mutants bench lint clean
 
 # The stamp is newer than what it was made from, so set-up happens once and again only when the pins change.
 $(VENV)/.ready: pyproject.toml constraints.txt materials.txt
@@ -28,6 +31,13 @@ test: $(VENV)/.ready
 # What needs a GPU, on a machine that has one; the other tests hide it.
 test-gpu: $(VENV)/.ready
 	PROTEUS_TEST_GPU=1 "$(BIN)/python" -m pytest tests/empirics/test_gpu.py
+
+# Plants some sixty alterations in copies of a small run, and expects the audit to find each of them.
+audit-test: $(VENV)/.ready $(AUDIT_RUN)/manifest.json
+	PROTEUS_AUDIT_RUN="$(AUDIT_RUN)" "$(BIN)/python" -m pytest -n auto --maxprocesses=4 tests/empirics/test_audit.py
+
+$(AUDIT_RUN)/manifest.json: | $(VENV)/.ready
+	"$(BIN)/proteus-bounds" verify --preset small --set backbone.max_length=16 --out "$(AUDIT_RUN)"
 
 # Every figure as PDF and PNG, and its data as CSV, in build/figures (paper_figures/README.md).
 figures: $(VENV)/.ready $(FIGURE_RUN)/report.json $(FIGURE_COMPARISON)/comparison.json $(FIGURE_ABLATION)/ablation.json

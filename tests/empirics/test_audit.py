@@ -36,14 +36,11 @@ OWN = "stream.path=drawn.csv"
 # A few of each kind; the others are planted in a real run.
 EVERYDAY = (
     "flipped_prediction",
-    "flipped_class",
     "nudged_energy",
     "swapped_labels",
     "overlapped_split",
-    "law_covariance",
     "lowered_everywhere_L5",
     "fewer_simulated_errors",
-    "other_confidence",
     "verdict_turned",
 )
 
