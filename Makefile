@@ -12,8 +12,10 @@ FIGURE_ABLATION ?= runs/ablation-small-seed0
 # Packages that `make lock` may move: UPGRADE=numpy, UPGRADE="numpy scipy", or UPGRADE=all. Extras that `make extras-test` tries: all.
 UPGRADE ?=
 EXTRAS ?=
+# A run that is altered in copies to test the audit; made, in a small setting, if it is missing.
+AUDIT_RUN ?= runs/audit-seed0
 
-.PHONY: verify test kill-test test-gpu figures notebooks docs mutants types coverage bench lint lock sbom licences extras-test clean
+.PHONY: verify test kill-test audit-test test-gpu figures notebooks docs mutants types coverage bench lint lock sbom licences extras-test clean
 
 # Everything is pinned with hashes in supply/ (docs/how-to/dependencies.md), but PyTorch, whose builds differ, which brings its own.
 PIP := "$(BIN)/python" -m pip install --disable-pip-version-check -q
@@ -41,6 +43,13 @@ kill-test: $(VENV)/.ready
 # What needs a GPU, on a machine that has one; the other tests hide it.
 test-gpu: $(VENV)/.ready
 	PROTEUS_TEST_GPU=1 "$(BIN)/python" -m pytest tests/empirics/test_gpu.py
+
+# Plants some sixty alterations in copies of a small run, and expects the audit to find each of them.
+audit-test: $(VENV)/.ready $(AUDIT_RUN)/manifest.json
+	PROTEUS_AUDIT_RUN="$(AUDIT_RUN)" "$(BIN)/python" -m pytest -n auto --maxprocesses=4 tests/empirics/test_audit.py
+
+$(AUDIT_RUN)/manifest.json: | $(VENV)/.ready
+	"$(BIN)/proteus-bounds" verify --preset small --set backbone.max_length=16 --out "$(AUDIT_RUN)"
 
 # Every figure as PDF and PNG, and its data as CSV, in build/figures (paper_figures/README.md).
 figures: $(VENV)/.ready $(FIGURE_RUN)/report.json $(FIGURE_COMPARISON)/comparison.json $(FIGURE_ABLATION)/ablation.json

@@ -6,6 +6,7 @@ rank (pool + new), which is how it is applied and how it is saved for PEFT.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -189,6 +190,14 @@ def composition_tensors(adapter: Adapter) -> dict[str, np.ndarray]:
         own |= {f"{name}.a": adapter.new[name].a, f"{name}.b": adapter.new[name].b, f"{name}.s": adapter.composition[name]}
         own |= {f"{name}.folded_a": adapter.folded[name].a, f"{name}.folded_b": adapter.folded[name].b}
     return own
+
+
+def adapter_digest(adapter: Adapter) -> str:
+    """SHA-256 of all numbers of an adapter, name by name in order: noted when it is trained, it tells whether it changed afterwards."""
+    total = hashlib.sha256()
+    for name, x in sorted(composition_tensors(adapter).items()):
+        total.update(f"{name} {x.dtype} {x.shape}\n".encode() + x.tobytes())
+    return total.hexdigest()
 
 
 def composed_adapter(task: str, tensors: Mapping[str, np.ndarray]) -> Adapter:

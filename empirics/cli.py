@@ -115,6 +115,26 @@ def report(
     _tell(page)
 
 
+@app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    data: Annotated[bool, typer.Option("--data", help="Deal the stream anew, and embed some documents anew in other batches.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="The same of all documents, and fit signatures and heads anew.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Recompute every number of a run's report from its raw files, by other code than the run's; status 1 if anything is amiss."""
+    from empirics.audit import audit as audited
+    from empirics.audit.show import print_audit
+
+    found = audited(run, with_data=data, thorough=thorough)
+    if json_:
+        print(json.dumps(found.to_dict(), allow_nan=False))
+    else:
+        print_audit(found, Console(width=None if sys.stdout.isatty() else 150, highlight=False))
+    if not found.passed:
+        raise typer.Exit(1)
+
+
 def _tell(page: Path | None) -> None:
     if page is not None:
         print(f"\nThe page is {page}")

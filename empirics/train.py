@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from empirics import processes
-from empirics.adapters import Adapter, LowRankLinear, Units, fold, pool_units, principal_angles, rounded
+from empirics.adapters import Adapter, LowRankLinear, Units, adapter_digest, fold, pool_units, principal_angles, rounded
 from empirics.anatomy import placed
 from empirics.backbone import Advance, Backbone, PrefixSource, suffix
 from empirics.config import AdapterConfig, TrainingConfig
@@ -35,6 +35,8 @@ class TrainingLog:
         Share of composition scalars that are not zero (1 if there is no pool).
     smallest_angle : float
         Degrees between new and earlier units, the smallest over projections.
+    sha256 : str
+        Of the adapter as it was trained (`empirics.adapters.adapter_digest`); empty if nothing was.
     """
 
     losses: tuple[float, ...]
@@ -42,6 +44,7 @@ class TrainingLog:
     samples_per_second: float
     nonzero: float
     smallest_angle: float
+    sha256: str = ""
 
 
 class _Projections:
@@ -334,6 +337,7 @@ def _train(
         samples_per_second=len(indices) * config.epochs / elapsed,
         nonzero=float(np.mean(used != 0)) if used.size else 1.0,
         smallest_angle=min(principal_angles(adapter, earlier).values()),
+        sha256=adapter_digest(adapter),
     )
     return adapter, log, head.detach().cpu().numpy().copy()
 

@@ -1,0 +1,231 @@
+"""The audit with data and encoder at hand: the stream is dealt anew, and documents are embedded anew in other company.
+
+Reading a stream and running an encoder is what the project does; that a run's files hold what comes out is what is checked here. Everything
+after the embeddings (principal components, energies, estimates) is done by other code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from empirics.audit.laws import ledoit_wolf
+from empirics.audit.opened import RunFiles
+from empirics.audit.result import Check, Tally
+from empirics.config import RunConfig
+from empirics.seeding import generator
+
+if TYPE_CHECKING:
+    from empirics.streams import Stream
+
+# Documents of each table that are embedded anew: drawn at random, and those that were nearest to being sent elsewhere.
+_DRAWN, _NEAREST = 24, 8
+# Documents in a batch, which differs from what runs use.
+_BATCH = 7
+# Deviation of what is embedded anew, relative to the spread of the numbers compared: single precision in other batches, and bfloat16.
+_TOLERANCE, _COARSE = 2e-3, 5e-2
+
+
+def check_stream(files: RunFiles) -> tuple[Check, Stream]:
+    """Deal the stream anew and hold the tables of documents against it; returns the stream, too."""
+    from empirics.origin import data_digest
+    from empirics.streams import load_stream
+
+    tally = Tally(
+        "stream", "documents, parts, tasks and labels against the data, dealt anew from the run's seed; no text in two parts", "reproduced"
+    )
+    config = RunConfig.model_validate(files.config)
+    stream = load_stream(config.stream, generator(config.seed, "stream"))
+    about = files.about
+    tally.same("run.json: stream", about["stream"], stream.name)
+    tally.same("run.json: exchangeable", about.get("exchangeable", True), stream.exchangeable)
+    tally.same("run.json: tasks", about["tasks"], [{"name": task.name, "classes": list(task.classes)} for task in stream.tasks])
+    for part, n in about["documents"].items():
+        tally.same(f"run.json: documents.{part}", n, int((stream.part == part).sum()))
+    if "sha256" in about:
+        tally.same("run.json: sha256.data", about["sha256"]["data"], data_digest(stream))
+    for table, frame, part in (("predictions", files.test, "test"), ("calibration", files.query, "query")):
+        rows = np.flatnonzero(stream.part == part)
+        for column, expected in (("document", rows), ("task", stream.task[rows]), ("label", stream.label[rows])):
+            tally.same(lambda j, t=table, c=column: f"{t}.parquet, row {j}, {c}", frame[column].to_numpy(), expected)
+    if stream.modality == "text":
+        where: dict[str, str] = {}
+        for text, part in zip(stream.inputs, stream.part.tolist(), strict=True):
+            tally.true("the stream", where.setdefault(str(text), part) == part, f"has a text both in {where[str(text)]} and in {part}")
+    return tally.check(), stream
+
+
+def check_embeddings(files: RunFiles, stream: Stream, thorough: bool) -> Check:
+    """Embed documents anew under the saved adapters, alone or with others than the run did; then project and score them."""
+    from empirics.adapters import active, load_adapter
+    from empirics.backbone import embed, encode_prefix, load_backbone
+
+    config = RunConfig.model_validate(files.config)
+    coarse = files.about["environment"].get("accelerator") is not None or config.backbone.precision == "bfloat16"
+    tally = Tally(
+        "embeddings",
+        "documents embedded anew under the saved adapters, in other batches; projections, scores in every dimension, retrieved tasks"
+        + ("; signatures and heads from training documents" if thorough else ""),
+        "reproduced",
+        _COARSE if coarse else _TOLERANCE,
+    )
+    if not (files.folder / "adapters").is_dir():
+        tally.skip("embeddings: the folder holds no adapters")
+        return tally.check()
+    backbone = load_backbone(config.backbone.model_copy(update={"batch_size": _BATCH}))
+    reservoir = np.flatnonzero(stream.part == "reservoir")
+    rows = {part: _chosen(files, frame, thorough) for part, frame in (("test", files.test), ("query", files.query))}
+    documents = {part: np.flatnonzero(stream.part == part)[chosen] for part, chosen in rows.items()}
+    train = np.flatnonzero(stream.part == "train") if thorough else np.empty(0, dtype=np.int64)
+    everything = np.concatenate([reservoir, documents["test"], documents["query"], train])
+    # In an order of its own, so that neighbours in a batch are not those that the run had.
+    shuffled = generator(config.seed, "audit").permutation(everything)
+    source = encode_prefix(backbone, [stream.inputs[j] for j in shuffled])
+    place = {int(j): n for n, j in enumerate(shuffled)}
+    held = np.array([place[int(j)] for j in np.concatenate([reservoir, documents["test"], documents["query"]])])
+    spaces, own = [source.frozen[held]], {}
+    for k, name in enumerate(files.names):
+        with active(backbone, load_adapter(files.folder / "adapters" / name)):
+            spaces.append(embed(backbone, source, held))
+            mine = train[stream.task[train] == k]
+            if thorough:
+                own[k] = embed(backbone, source, np.array([place[int(j)] for j in mine]))
+    frozen = np.stack([source.frozen[place[int(j)]] for j in train]) if thorough else None
+    x = np.stack(spaces, axis=1).astype(np.float64)
+    edges = np.cumsum([reservoir.size, rows["test"].size])
+    parts = dict(zip(("reservoir", "test", "query"), np.split(x, edges), strict=True))
+    for key in files.keys:
+        arm, _, d = key.rpartition("-")
+        seen = {"frozen": slice(0, 1), "both": slice(None)}.get(arm, slice(1, None))
+        maps = [_principal(parts["reservoir"][:, s], int(d)) for s in range(x.shape[1])[seen]]
+        scores = files.scores(key)
+        for part, frame, table in (("test", files.test, "predictions"), ("query", files.query, "calibration")):
+            z = _projected(parts[part][:, seen], maps)
+            if int(d) == files.dimension:
+                told = files.embeddings(arm)[part][rows[part]]
+                _alike(tally, f"embeddings/{key}.safetensors: {part}", told, z, rows[part])
+            energies = scores.tasks(z)
+            told = files.energies(frame, key)[rows[part]]
+            _alike(tally, f"{table}.parquet, {key}:energy", told, energies, rows[part])
+            clear = np.partition(energies, 1, axis=1)[:, 1] - energies.min(axis=1) > 2 * tally.tolerance * energies.std()
+            tally.true(
+                lambda j, t=table, key=key, r=rows[part]: f"{t}.parquet, row {r[j]}, {key}:retrieved",
+                (frame[f"{key}:retrieved"].to_numpy()[rows[part]] == energies.argmin(axis=1)) | ~clear,
+                "is another task than that of the document embedded anew",
+            )
+        if thorough:
+            _refitted(tally, files, key, int(d), maps, own, frozen, stream, train)
+    if thorough:
+        _heads(tally, files, config, stream, train, own, frozen, parts, rows)
+    else:
+        tally.skip("all other documents, signatures and heads: --thorough embeds everything anew")
+    return tally.check()
+
+
+def _chosen(files: RunFiles, frame: pd.DataFrame, thorough: bool) -> Int[np.ndarray, " r"]:
+    n = len(frame)
+    if thorough:
+        return np.arange(n)
+    energies = np.sort(files.energies(frame, f"{files.config['bounds']['arm']}-{files.dimension}"), axis=1)
+    nearest = np.argsort(energies[:, 1] - energies[:, 0], kind="stable")[:_NEAREST]
+    drawn = generator(files.config["seed"], "audit", "documents", n).choice(n, size=min(n, _DRAWN), replace=False)
+    return np.union1d(nearest, drawn)
+
+
+def _principal(reference: Float[np.ndarray, "n D"], d: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and leading principal axes, from the eigenvectors of the covariance; all coordinates as they are in the full dimension."""
+    mean, D = reference.mean(axis=0), reference.shape[1]
+    if d == D:
+        return mean, np.eye(D)
+    _, vectors = np.linalg.eigh(np.cov(reference, rowvar=False))
+    axes = vectors[:, ::-1][:, :d].T
+    return mean, axes * np.sign(axes[np.arange(d), np.abs(axes).argmax(axis=1)])[:, None]
+
+
+def _projected(x: Float[np.ndarray, "n S D"], maps: list[tuple[np.ndarray, np.ndarray]]) -> Float[np.ndarray, "n S d"]:
+    return np.stack([(x[:, s] - mean) @ axes.T for s, (mean, axes) in enumerate(maps)], axis=1)
+
+
+def _alike(tally: Tally, where: str, told: np.ndarray, found: np.ndarray, rows: np.ndarray) -> None:
+    """Numbers that agree to the tolerance, in units of their spread."""
+    unit, per_row = float(np.std(found)), int(np.prod(found.shape[1:]))
+    tally.near(lambda j: f"{where}, row {rows[j // per_row]}", np.asarray(told, dtype=np.float64) / unit, found / unit)
+
+
+def _refitted(
+    tally: Tally,
+    files: RunFiles,
+    key: str,
+    d: int,
+    maps: list[tuple[np.ndarray, np.ndarray]],
+    own: dict[int, np.ndarray],
+    frozen: np.ndarray,
+    stream: Stream,
+    train: np.ndarray,
+) -> None:
+    """Means and covariances of the classes, where the estimator is the shrunk or the plain one."""
+    signature = files.config["signature"]
+    if (
+        signature["clusters"] != "class"
+        or signature["covariance"] not in ("ledoit-wolf", "full")
+        or signature["pool"]
+        or signature["held_out"]
+    ):
+        tally.skip("the fit of signatures: only classes with shrunk or full covariances, neither pooled nor held out, are fitted anew")
+        return
+    estimate = ledoit_wolf if signature["covariance"] == "ledoit-wolf" else (lambda z: np.cov(z, rowvar=False))
+    tensors, arm = files.signatures(key), key.rpartition("-")[0]
+    blocks = {"frozen": {"": 0}, "both": {"common_": 0, "": 1}}.get(arm, {"": 0})
+    for prefix, first in blocks.items():
+        component = 0
+        for k, classes in enumerate(files.classes):
+            adapted = arm != "frozen" and prefix == ""
+            mean, axes = maps[first + k] if adapted else maps[0]
+            mine = stream.task[train] == k
+            z = ((own[k] if adapted else frozen[mine]).astype(np.float64) - mean) @ axes.T
+            label = stream.label[train[mine]]
+            for c in range(classes):
+                where, x = f"signatures/{key}.safetensors: {prefix}means and covariances, entry {component}", z[label == c]
+                spread = np.sqrt(np.trace(np.atleast_2d(estimate(x))) / d)
+                tally.near(where, tensors[f"{prefix}means"][component] / spread, x.mean(axis=0) / spread)
+                tally.near(where, tensors[f"{prefix}covariances"][component] / spread**2, estimate(x) / spread**2, 5 * tally.tolerance)
+                component += 1
+
+
+def _heads(
+    tally: Tally,
+    files: RunFiles,
+    config: RunConfig,
+    stream: Stream,
+    train: np.ndarray,
+    own: dict[int, np.ndarray],
+    frozen: np.ndarray,
+    parts: dict[str, np.ndarray],
+    rows: dict[str, np.ndarray],
+) -> None:
+    """Classes that the retrieved tasks' heads give; near a boundary, embeddings in other batches may fall to the other side."""
+    from empirics.heads import fit_head
+
+    differ = total = 0
+    for k, name in enumerate(files.names):
+        mine = stream.task[train] == k
+        for shared in (False, True):
+            rng = generator(config.seed, "head", name, "frozen" if shared else "adapted")
+            head = fit_head(frozen[mine] if shared else own[k], stream.label[train[mine]], config.head, rng)
+            for part, frame in (("test", files.test), ("query", files.query)):
+                for key in files.keys:
+                    if (key.rpartition("-")[0] == "frozen") == shared:
+                        sent = frame[f"{key}:retrieved"].to_numpy()[rows[part]] == k
+                        if sent.any():
+                            found = head.predict(parts[part][sent, 0 if shared else 1 + k])
+                            differ += int((found != frame[f"{key}:prediction"].to_numpy()[rows[part]][sent]).sum())
+                            total += int(sent.sum())
+    tally.true(
+        "predictions.parquet and calibration.parquet: classes",
+        differ <= total * 1e-3,
+        f"{differ} of {total} are not those of heads fitted anew",
+    )
+    tally.count += total

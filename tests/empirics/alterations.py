@@ -1,0 +1,575 @@
+"""Alterations of a finished run that an audit must find, each a function of the folder; files stay readable and of the same shape.
+
+Some are made good in every file that repeats the number, as a careful forger would.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from empirics.pipeline import evaluate
+from empirics.record import PhaseClock, read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet, write_tensors
+from empirics.report import Report, markdown
+
+
+@dataclass(frozen=True)
+class Alteration:
+    """Attributes: what it is called, what does it, whether the other files tell (else only the manifest), and needs adapters."""
+
+    name: str
+    apply: Callable[[Path], None]
+    told: bool = True
+    adapters: bool = False
+
+
+def _table(folder: Path, name: str, change: Callable[[pd.DataFrame], pd.DataFrame | None]) -> None:
+    frame = read_parquet(folder / name)
+    changed = change(frame)
+    write_parquet(folder / name, frame if changed is None else changed)
+
+
+def _json(folder: Path, name: str, change: Callable[[dict], None]) -> None:
+    content = read_json(folder / name)
+    change(content)
+    write_json(folder / name, content)
+
+
+def _tensor(folder: Path, name: str, change: Callable[[dict[str, np.ndarray]], None]) -> None:
+    tensors = {key: value.copy() for key, value in read_tensors(folder / name).items()}
+    change(tensors)
+    write_tensors(folder / name, tensors)
+
+
+def _dimension(folder: Path) -> int:
+    return read_json(folder / "run.json")["config"]["signature"]["dimension"]
+
+
+def _full(folder: Path) -> int:
+    """The dimension of which no embeddings are kept."""
+    return max(int(path.stem.rpartition("-")[2]) for path in (folder / "signatures").iterdir())
+
+
+def _again(folder: Path) -> None:
+    """Make the report and its tables fit what the raw files say now."""
+    evaluate(folder, PhaseClock(quiet=True))
+
+
+def _text(folder: Path) -> None:
+    write_bytes(folder / "report.md", markdown(Report.model_validate(read_json(folder / "report.json"))).encode())
+
+
+def _settings(folder: Path, change: Callable[[dict], None]) -> None:
+    """Settings, in both files that hold them."""
+    _json(folder, "run.json", lambda about: change(about["config"]))
+    _json(folder, "report.json", lambda report: change(report["run"]["config"]))
+
+
+def flipped_prediction(folder: Path) -> None:
+    def change(frame: pd.DataFrame) -> None:
+        column = f"frozen-{_dimension(folder)}:retrieved"
+        frame.loc[3, column] = (frame.loc[3, column] + 1) % 3
+
+    _table(folder, "predictions.parquet", change)
+
+
+def flipped_prediction_and_report(folder: Path) -> None:
+    flipped_prediction(folder)
+    _again(folder)
+
+
+def flipped_class(folder: Path) -> None:
+    def change(frame: pd.DataFrame) -> None:
+        column = f"paper-{_dimension(folder)}:prediction"
+        frame.loc[5, column] = 1 - min(frame.loc[5, column], 1)
+
+    _table(folder, "predictions.parquet", change)
+
+
+def nudged_energy(folder: Path) -> None:
+    def change(frame: pd.DataFrame) -> None:
+        column = next(c for c in frame if c.startswith(f"both-{_dimension(folder)}:energy:"))
+        frame.loc[7, column] *= 1 + 1e-6
+
+    _table(folder, "predictions.parquet", change)
+
+
+def nudged_energy_of_a_query_document(folder: Path) -> None:
+    def change(frame: pd.DataFrame) -> None:
+        column = next(c for c in frame if c.startswith(f"ratio-{_dimension(folder)}:energy:"))
+        frame.loc[2, column] += 1e-5 * max(1.0, abs(frame.loc[2, column]))
+
+    _table(folder, "calibration.parquet", change)
+    _again(folder)
+
+
+def nudged_energy_without_embedding(folder: Path) -> None:
+    def change(frame: pd.DataFrame) -> None:
+        columns = [c for c in frame if c.startswith(f"paper-{_full(folder)}:energy:")]
+        # The greatest of a document, so that the least stays what it is.
+        worst = frame.loc[7, columns].astype(float).idxmax()
+        frame.loc[7, worst] *= 1 + 1e-6
+
+    _table(folder, "predictions.parquet", change)
+
+
+def nudged_distance(folder: Path) -> None:
+    _table(folder, "predictions.parquet", lambda f: f.__setitem__(f"paper-{_dimension(folder)}:distance", _scaled(f, folder)))
+    _again(folder)
+
+
+def _scaled(frame: pd.DataFrame, folder: Path) -> pd.Series:
+    column = frame[f"paper-{_dimension(folder)}:distance"].copy()
+    column[11] *= 1.01
+    return column
+
+
+def swapped_labels(folder: Path) -> None:
+    """Two documents of one task take each other's class, and the report is made anew."""
+
+    def change(frame: pd.DataFrame) -> None:
+        own = frame[frame["task"] == 0]
+        a, b = own.index[0], own.index[own["label"] != own["label"].iloc[0]][0]
+        for column in ("label", "cluster"):
+            frame.loc[[a, b], column] = frame.loc[[b, a], column].to_numpy()
+
+    _table(folder, "predictions.parquet", change)
+    _again(folder)
+
+
+def overlapped_split(folder: Path) -> None:
+    query = read_parquet(folder / "calibration.parquet")["document"]
+    _table(folder, "predictions.parquet", lambda f: f.__setitem__("document", [int(query.iloc[0]), *f["document"].tolist()[1:]]))
+
+
+def repeated_document(folder: Path) -> None:
+    _table(folder, "predictions.parquet", lambda f: f.__setitem__("document", [*f["document"].tolist()[:-1], int(f["document"].iloc[0])]))
+
+
+def dropped_document(folder: Path) -> None:
+    """The first test document that errs, in every file, and the report is made anew."""
+    d = _dimension(folder)
+    frame = read_parquet(folder / "predictions.parquet")
+    row = int(np.flatnonzero(frame[f"paper-{d}:retrieved"] != frame["task"])[0])
+    write_parquet(folder / "predictions.parquet", frame.drop(index=row))
+    for path in (folder / "embeddings").iterdir():
+        _tensor(folder, f"embeddings/{path.name}", lambda t: t.__setitem__("test", np.delete(t["test"], row, axis=0)))
+    _again(folder)
+
+
+def covariance_entry(folder: Path) -> None:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors["covariances"][0, 0, 0] *= 1.001
+
+    _tensor(folder, f"signatures/ratio-{_dimension(folder)}.safetensors", change)
+
+
+def covariance_entry_and_report(folder: Path) -> None:
+    covariance_entry(folder)
+    _again(folder)
+
+
+def covariance_entry_without_embedding(folder: Path) -> None:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors["covariances"][1, 2, 2] *= 1.001
+
+    _tensor(folder, f"signatures/paper-{_full(folder)}.safetensors", change)
+
+
+def mean_entry(folder: Path) -> None:
+    _tensor(
+        folder, f"signatures/frozen-{_dimension(folder)}.safetensors", lambda t: t["means"].__setitem__((0, 0), t["means"][0, 0] + 1e-3)
+    )
+    _again(folder)
+
+
+def background_entry(folder: Path) -> None:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors["background_covariances"][0, 1, 1] *= 1.001
+
+    _tensor(folder, f"signatures/both-{_dimension(folder)}.safetensors", change)
+    _again(folder)
+
+
+def law_covariance(folder: Path) -> None:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors["covariances"][0] *= 0.99
+
+    _tensor(folder, f"laws/both-{_dimension(folder)}-mixture.safetensors", change)
+    _again(folder)
+
+
+def law_weight(folder: Path) -> None:
+    """Traffic that prefers the first cluster."""
+    _tensor(folder, f"laws/both-{_dimension(folder)}-gaussian.safetensors", lambda t: t["weights"].__setitem__(0, 1.1 * t["weights"][0]))
+    _again(folder)
+
+
+def law_of_test_documents(folder: Path) -> None:
+    """A law whose first mean is that of the test documents: chosen on what judges it."""
+    d = _dimension(folder)
+    x, cluster = read_tensors(folder / f"embeddings/paper-{d}.safetensors")["test"], read_parquet(folder / "predictions.parquet")["cluster"]
+    mean = x[(cluster == 0).to_numpy()].mean(axis=0)
+    _tensor(folder, f"laws/paper-{d}-gaussian.safetensors", lambda t: t["means"].__setitem__(0, mean))
+    _again(folder)
+
+
+def embedding_entry(folder: Path) -> None:
+    _tensor(
+        folder, f"embeddings/frozen-{_dimension(folder)}.safetensors", lambda t: t["test"].__setitem__((0, 0, 0), t["test"][0, 0, 0] + 1e-2)
+    )
+
+
+def lowered_in_report(folder: Path) -> None:
+    def change(report: dict) -> None:
+        rung = report["overall"]["rungs"]["L5"]
+        rung["value"] *= 1 - 1e-6
+
+    _json(folder, "report.json", change)
+
+
+def lowered_in_bounds(folder: Path) -> None:
+    def change(frame: pd.DataFrame) -> None:
+        row = frame.index[(frame["rung"] == "L3") & ~frame["vacuous"]][0]
+        frame.loc[row, "value"] *= 1 - 1e-6
+
+    _table(folder, "bounds.parquet", change)
+
+
+def lowered_everywhere(rung: str, by: float = 1e-6) -> Callable[[Path], None]:
+    """Lower a rung of the first unit where it is not vacuous, relatively, in every file that repeats it."""
+
+    def alter(folder: Path) -> None:
+        frame = read_parquet(folder / "bounds.parquet")
+        rows = frame.index[(frame["rung"] == rung) & ~frame["vacuous"] & (frame["level_of"] != "cluster")]
+        row = frame.loc[rows[0]]
+        log_value = float(row["log_value"] + np.log1p(-by))
+        value = float(np.nextafter(np.exp(log_value), 2))
+        frame.loc[row.name, ["log_value", "value"]] = [log_value, value]
+        write_parquet(folder / "bounds.parquet", frame)
+
+        def lower(unit: dict) -> None:
+            unit["rungs"][rung] |= {"log_value": log_value, "value": value}
+
+        def report(content: dict) -> None:
+            arms = [arm for arm in content["arms"] if (arm["arm"], arm["law"]) == (row["arm"], row["law"])]
+            if (row["arm"], row["law"]) == (content["headline"]["arm"], content["headline"]["law"]):
+                arms.append(content)
+            for entry in arms:
+                lower(entry["overall"] if row["level_of"] == "overall" else entry["tasks"][int(row["task"])])
+
+        _json(folder, "report.json", report)
+
+        def pieces(table: pd.DataFrame) -> None:
+            same = (
+                (table["arm"] == row["arm"])
+                & (table["law"] == row["law"])
+                & (table["level_of"] == row["level_of"])
+                & (table["rung"] == rung)
+            )
+            if row["level_of"] == "task":
+                same &= table["task"] == row["task"]
+            part = {"L8": "statistical", "L6": "statistical", "L5": "union", "L5b": "union", "L7": "robustness", "L9": "robustness"}
+            table.loc[same, "value"] = value
+            for column in ("total", part.get(rung, "robustness" if rung == "L10" else "inequality")):
+                table.loc[same, column] += np.log1p(-by) / np.log(10)
+
+        _table(folder, "slack.parquet", pieces)
+        _text(folder)
+
+    return alter
+
+
+def lowered_pair(folder: Path) -> None:
+    def change(frame: pd.DataFrame) -> None:
+        row = frame["log_exact"].idxmin()
+        frame.loc[row, ["log_exact", "log_exact_low"]] -= 1e-6
+
+    _table(folder, "pairs.parquet", change)
+
+
+def fewer_simulated_errors(folder: Path) -> None:
+    """One error fewer among the draws, in estimate and limits of all files."""
+    from theory.certificates import clopper_pearson
+
+    frame = read_parquet(folder / "bounds.parquet")
+    row = frame[(frame["rung"] == "L6") & (frame["level_of"] == "overall") & ~frame["source"].str.contains("importance")].iloc[-1]
+    n = int(row["source"].split()[-2])
+    errors = round(row["estimate"] * n) - 1
+    low, high = clopper_pearson(errors, n, row["confidence"])
+    new = {"estimate": errors / n, "log_estimate": np.log(errors / n), "log_lower": np.log(low), "log_value": np.log(high)}
+    new |= {"value": float(np.nextafter(high, 2))}
+    frame.loc[row.name, list(new)] = list(new.values())
+    write_parquet(folder / "bounds.parquet", frame)
+
+    def report(content: dict) -> None:
+        for arm in content["arms"]:
+            if (arm["arm"], arm["law"]) == (row["arm"], row["law"]):
+                arm["overall"]["rungs"]["L6"] |= {key: float(value) for key, value in new.items()}
+                arm["overall"]["law"] |= {"predicted": errors / n, "predicted_low": low, "predicted_high": new["value"]}
+
+    _json(folder, "report.json", report)
+    _text(folder)
+
+
+def other_seed(folder: Path) -> None:
+    _settings(folder, lambda config: config.__setitem__("seed", config["seed"] + 1))
+
+
+def other_confidence(folder: Path) -> None:
+    _settings(folder, lambda config: config["bounds"].__setitem__("confidence", 0.9))
+
+
+def other_grain(folder: Path) -> None:
+    _settings(folder, lambda config: config["query_law"].__setitem__("samples_per_component", 7))
+
+
+def other_learning_rate(folder: Path) -> None:
+    _settings(folder, lambda config: config["training"].__setitem__("learning_rate", 1e-4))
+
+
+def claimed_guarantee(folder: Path) -> None:
+    def change(report: dict) -> None:
+        for arm in report["arms"]:
+            for unit in (arm["overall"], *arm["tasks"]):
+                for rung in unit["rungs"].values():
+                    if not rung["guarantee"] and not rung["vacuous"]:
+                        rung["guarantee"] = True
+                        return
+
+    _json(folder, "report.json", change)
+    _text(folder)
+
+
+def verdict_turned(folder: Path) -> None:
+    """A law that is not rejected any more, with the guarantees that this would give."""
+
+    def change(report: dict) -> None:
+        for arm in report["arms"]:
+            unit = arm["overall"]
+            if unit["law"]["verdict"] == "rejected":
+                unit["law"] |= {"verdict": "not rejected", "reasons": []}
+                for rung in unit["rungs"].values():
+                    rung["guarantee"] = rung["holds"] and not rung["vacuous"]
+                return
+
+    _json(folder, "report.json", change)
+    _text(folder)
+
+
+def distance_test_turned(folder: Path) -> None:
+    """The p-value of the distances, to what rejects nothing or something else."""
+
+    def change(report: dict) -> None:
+        law = report["arms"][0]["tasks"][0]["law"]
+        law["distance_p"] = law["distance_p"] / 2 + 0.2
+
+    _json(folder, "report.json", change)
+
+
+def fewer_measured_errors(folder: Path) -> None:
+    def change(report: dict) -> None:
+        from theory.certificates import Measured
+
+        for entry in (
+            report,
+            next(a for a in report["arms"] if (a["arm"], a["law"]) == (report["headline"]["arm"], report["headline"]["law"])),
+        ):
+            m = entry["overall"]["measured"]
+            entry["overall"]["measured"] = Measured(m["errors"] - 1, m["n"], m["confidence"]).to_dict()
+
+    _json(folder, "report.json", change)
+    _text(folder)
+
+
+def certificate_of_fewer_errors(folder: Path) -> None:
+    """A query document that erred did not, in the column alone; the report is made anew."""
+
+    def change(frame: pd.DataFrame) -> None:
+        columns = [f"{arm}-{_dimension(folder)}:retrieved" for arm in ("both", "paper", "frozen")]
+        column = next(c for c in columns if (frame[c] != frame["task"]).any())
+        row = frame.index[frame[column] != frame["task"]][0]
+        frame.loc[row, column] = frame.loc[row, "task"]
+
+    _table(folder, "calibration.parquet", change)
+    _again(folder)
+
+
+def number_in_text(folder: Path) -> None:
+    text = (folder / "report.md").read_text("utf-8")
+    at = text.index("\n| overall |")
+    line = text[at : text.index("\n", at + 1)]
+    cells = line.split(" | ")
+    # The last rung of the row.
+    cells[-2] = cells[-2][:-1] + str((int(cells[-2][-1]) + 9) % 10)
+    write_bytes(folder / "report.md", text.replace(line, " | ".join(cells), 1).encode())
+
+
+def mark_in_text(folder: Path) -> None:
+    text = (folder / "report.md").read_text("utf-8")
+    at = text.index("| [x] ", text.index("\n|"))
+    write_bytes(folder / "report.md", (text[:at] + "| " + text[at + 6 :]).encode())
+
+
+def slack_piece(folder: Path) -> None:
+    _table(folder, "slack.parquet", lambda f: f.__setitem__("union", f["union"] * (1 + 1e-6)))
+
+
+def coverage(folder: Path) -> None:
+    _json(folder, "report.json", lambda r: r["retrieval"][0]["conformal"].__setitem__("coverage", 0.999))
+    _text(folder)
+
+
+def leak_control(folder: Path) -> None:
+    def change(report: dict) -> None:
+        batch = report["retrieval"][0]["batch_error"]
+        batch[next(iter(batch))] += 1e-4
+
+    _json(folder, "report.json", change)
+
+
+def accuracy(folder: Path) -> None:
+    _json(folder, "report.json", lambda r: r["retrieval"][-1].__setitem__("accuracy", min(1.0, r["retrieval"][-1]["accuracy"] + 1e-3)))
+    _text(folder)
+
+
+def document_counts(folder: Path) -> None:
+    def change(documents: dict) -> None:
+        documents["train"] += 1
+
+    _json(folder, "run.json", lambda about: change(about["documents"]))
+    _json(folder, "report.json", lambda report: change(report["run"]["documents"]))
+    _text(folder)
+
+
+def truncated_file(folder: Path) -> None:
+    path = folder / "pairs.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def missing_file(folder: Path) -> None:
+    (folder / "slack.parquet").unlink()
+
+
+def page(folder: Path) -> None:
+    """The page, or another file that only people read."""
+    path = folder / "report.html"
+    path.write_text(path.read_text("utf-8") + " " if path.is_file() else "<p>All is well.</p>", "utf-8")
+
+
+def _adapter(folder: Path, task: int) -> Path:
+    return folder / "adapters" / read_json(folder / "run.json")["tasks"][task]["name"]
+
+
+def earlier_adapter(folder: Path) -> None:
+    """A unit of the first adapter, consistently in all files of its own folder."""
+    own = _adapter(folder, 0)
+    name = json.loads((own / "composition.json").read_text("utf-8"))["projections"][0]
+
+    def units(tensors: dict[str, np.ndarray]) -> None:
+        for key in (f"{name}.a", f"{name}.folded_a"):
+            tensors[key][0, 0] *= np.float32(1.0001)
+
+    _tensor(own, "composition.safetensors", units)
+    folded = read_tensors(own / "composition.safetensors")[f"{name}.folded_a"]
+    _tensor(own, "adapter_model.safetensors", lambda t: t.__setitem__(f"base_model.model.{name}.lora_A.weight", folded))
+
+
+def peft_scale(folder: Path) -> None:
+    _json(_adapter(folder, 1), "adapter_config.json", lambda config: config.__setitem__("lora_alpha", 2 * config["lora_alpha"]))
+
+
+def peft_weight(folder: Path) -> None:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        next(iter(tensors.values())).flat[0] += np.float32(1e-3)
+
+    _tensor(_adapter(folder, 1), "adapter_model.safetensors", change)
+
+
+def composition_scalar(folder: Path) -> None:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        key = next(key for key in sorted(tensors) if key.endswith(".s"))
+        tensors[key][0] += np.float32(1e-3)
+
+    _tensor(_adapter(folder, 1), "composition.safetensors", change)
+
+
+def fewer_losses(folder: Path) -> None:
+    name = read_json(folder / "run.json")["tasks"][0]["name"]
+    _json(folder, "run.json", lambda about: about["training"][name]["losses"].pop())
+    _json(folder, "report.json", lambda report: report["run"]["training"][name]["losses"].pop())
+
+
+def last_adapter(folder: Path) -> None:
+    """A unit of the last adapter, consistently in its folder: of this no later one holds a copy."""
+    own = _adapter(folder, -1)
+    name = json.loads((own / "composition.json").read_text("utf-8"))["projections"][0]
+
+    def units(tensors: dict[str, np.ndarray]) -> None:
+        tensors[f"{name}.b"][0, 0] *= np.float32(1.0001)
+        tensors[f"{name}.folded_b"][-tensors[f"{name}.b"].shape[0], 0] = tensors[f"{name}.b"][0, 0]
+
+    _tensor(own, "composition.safetensors", units)
+    folded = read_tensors(own / "composition.safetensors")[f"{name}.folded_b"].T
+    _tensor(own, "adapter_model.safetensors", lambda t: t.__setitem__(f"base_model.model.{name}.lora_B.weight", folded))
+
+
+_RUNGS = ("L1", "L1b", "L2", "L3", "L5", "L5b", "L7", "L8", "L9", "L10")
+_PLAIN = (
+    flipped_prediction,
+    flipped_prediction_and_report,
+    flipped_class,
+    nudged_energy,
+    nudged_energy_of_a_query_document,
+    nudged_distance,
+    swapped_labels,
+    overlapped_split,
+    repeated_document,
+    dropped_document,
+    covariance_entry,
+    covariance_entry_and_report,
+    covariance_entry_without_embedding,
+    mean_entry,
+    background_entry,
+    law_covariance,
+    law_weight,
+    law_of_test_documents,
+    embedding_entry,
+    lowered_in_report,
+    lowered_in_bounds,
+    lowered_pair,
+    fewer_simulated_errors,
+    other_seed,
+    other_confidence,
+    other_grain,
+    claimed_guarantee,
+    verdict_turned,
+    distance_test_turned,
+    fewer_measured_errors,
+    certificate_of_fewer_errors,
+    number_in_text,
+    mark_in_text,
+    slack_piece,
+    coverage,
+    leak_control,
+    accuracy,
+    document_counts,
+    truncated_file,
+    missing_file,
+)
+ALTERATIONS = (
+    *(Alteration(change.__name__, change) for change in _PLAIN),
+    *(Alteration(f"lowered_everywhere_{rung}", lowered_everywhere(rung)) for rung in _RUNGS),
+    *(
+        Alteration(change.__name__, change, adapters=True)
+        for change in (earlier_adapter, peft_scale, peft_weight, composition_scalar, fewer_losses)
+    ),
+    # What only the manifest tells: nothing else on file depends on it.
+    *(Alteration(change.__name__, change, told=False) for change in (nudged_energy_without_embedding, other_learning_rate, page)),
+    Alteration("last_adapter", last_adapter, told=False, adapters=True),
+)
