@@ -178,8 +178,8 @@ def score_forms(
     whiteners of all components would be too much to hold, those of the given ones can be handed in.
     """
     signatures = rule.signatures
-    chosen = (signatures.gaussians.whiteners, components) if whiteners is None else (whiteners, np.arange(len(components)))
-    a, pulled, A = _grams(*chosen, mean - signatures.means[components], factor)
+    held, rows = (signatures.gaussians.whiteners, components) if whiteners is None else (whiteners, np.arange(len(components)))
+    a, pulled, A = _grams(held, rows, mean - signatures.means[components], factor)
     b = 2 * pulled
     c = np.einsum("ni,ni->n", a, a)
     if rule.kind == "angular":

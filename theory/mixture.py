@@ -175,7 +175,7 @@ class Rule:
             If a value is NaN or infinite.
         """
         seen = np.asarray(seen, dtype=np.float64)
-        _finite("queries", seen)
+        check_finite("queries", seen)
         own = self.signatures.own(task)
         scores = self._distances(task, seen)
         if self.kind == "angular":

@@ -242,8 +242,8 @@ def _moments(
         parts.append((np.full(foes.size, c), signatures.task[foes], expected, variance, np.full(foes.size, steepest)))
         if advance is not None:
             advance(1)
-    component, wrong, mean, variance, steepest = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return component, wrong, mean, variance, steepest
+    component, wrong, mean, variance, greatest = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return component, wrong, mean, variance, greatest
 
 
 def _log_sum(values: Float[np.ndarray, " n"]) -> float:
