@@ -18,6 +18,7 @@ EXTRAS = {
     "sklearn": "retriever",
     "yaml": "retriever",
     "accelerate": "empirics",
+    "filelock": "empirics",
     "peft": "empirics",
     "torch": "empirics",
     "transformers": "empirics",
