@@ -18,7 +18,6 @@ EXTRAS = {
     "sklearn": "retriever",
     "yaml": "retriever",
     "accelerate": "empirics",
-    "filelock": "empirics",
     "peft": "empirics",
     "torch": "empirics",
     "transformers": "empirics",
