@@ -40,6 +40,7 @@ def audit(folder: Path, *, with_data: bool = False, thorough: bool = False, adva
     InputError
         If the folder holds no finished run of this version's schema.
     """
+    from empirics.record import MARKER
     from empirics.report import SCHEMA
     from empirics.run_folder import finished, read_about
 
@@ -47,7 +48,7 @@ def audit(folder: Path, *, with_data: bool = False, thorough: bool = False, adva
     about = read_about(folder)
     if about["schema"] != SCHEMA:
         raise InputError(str(folder / "run.json"), f"has schema {about['schema']}; this version audits {SCHEMA}")
-    if not finished(about):
+    if not finished(about) or (folder / MARKER).exists():
         raise InputError(str(folder), "holds a run that did not finish")
     files = RunFiles(folder)
     checks = []
