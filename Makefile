@@ -9,24 +9,36 @@ FIGURE_RUN ?= runs/small-seed0
 FIGURE_COMPARISON ?= runs/compare-small-seed0
 FIGURE_ABLATION ?= runs/ablation-small-seed0
 
+# Packages that `make lock` may move: UPGRADE=numpy, UPGRADE="numpy scipy", or UPGRADE=all. Extras that `make extras-test` tries: all.
+UPGRADE ?=
+EXTRAS ?=
 # A run that is altered in copies to test the audit; made, in a small setting, if it is missing.
 AUDIT_RUN ?= runs/audit-seed0
 
-.PHONY: verify test test-gpu audit-test figures notebooks docs mutants bench lint clean
+.PHONY: verify test kill-test audit-test test-gpu figures notebooks docs mutants types coverage bench lint lock sbom licences extras-test clean
+
+# Everything is pinned with hashes in supply/ (docs/how-to/dependencies.md), but PyTorch, whose builds differ, which brings its own.
+PIP := "$(BIN)/python" -m pip install --disable-pip-version-check -q
+LOCKED := $(PIP) --require-hashes --no-deps
 
 # The stamp is newer than what it was made from, so set-up happens once and again only when the pins change.
-$(VENV)/.ready: pyproject.toml constraints.txt materials.txt
+$(VENV)/.ready: pyproject.toml supply/run.txt supply/materials.txt supply/torch.txt
 	$(PYTHON) -m venv "$(VENV)"
-	"$(BIN)/python" -m pip install --disable-pip-version-check -q -c constraints.txt "$$(grep '^torch==' constraints.txt)"
-	"$(BIN)/python" -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[empirics,test]"
-	"$(BIN)/python" -m pip install --disable-pip-version-check -q --no-deps -r materials.txt
+	$(LOCKED) -r supply/run.txt -r supply/materials.txt
+	$(PIP) -r supply/torch.txt
+	$(PIP) --no-deps --no-build-isolation -e .
 	touch "$@"
 
 verify: $(VENV)/.ready
 	"$(BIN)/proteus-bounds" verify --preset $(PRESET) --fresh
 
+# In the order of their names: ordered by the number of their tests, as the plugin would, files of few long tests come last and alone.
 test: $(VENV)/.ready
-	"$(BIN)/python" -m pytest -n auto --maxprocesses=4 --dist loadfile
+	"$(BIN)/python" -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
+
+# Runs killed at 200 random moments, killed at every write, and with the disk full at every write, against undisturbed ones.
+kill-test: $(VENV)/.ready
+	"$(BIN)/python" tests/reliability/kill_runs.py --kills 200 --writes 1000
 
 # What needs a GPU, on a machine that has one; the other tests hide it.
 test-gpu: $(VENV)/.ready
@@ -54,21 +66,20 @@ $(FIGURE_ABLATION)/ablation.json: | $(VENV)/.ready
 
 # JupyterLab, on the notebooks; any other Jupyter opens them as well (notebooks/README.md).
 notebooks: $(VENV)/.ready
-	"$(BIN)/python" -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[notebooks]"
+	$(LOCKED) -r supply/notebooks.txt
 	"$(BIN)/jupyter" lab notebooks
 
 # The site, in docs/_build/html. Everything is read anew, so that no warning of an earlier build is forgotten; warnings are errors.
 # LINKS=1 also asks for every page outside that is linked to.
 docs: $(VENV)/.ready
-	"$(BIN)/python" -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[docs]"
+	$(LOCKED) -r supply/docs.txt
 	"$(BIN)/python" -m sphinx -E -W -n --keep-going -q -d docs/_build/doctrees -b html docs docs/_build/html
 	$(if $(LINKS),"$(BIN)/python" -m sphinx -W -n --keep-going -q -d docs/_build/doctrees -b linkcheck docs docs/_build/linkcheck)
 	@echo "The documentation lies in docs/_build/html/index.html"
 
 # Changes the modules of the bounds one operator, number or argument at a time and expects a test to fail. Every mutant that survives must
 # stand in tests/theory/mutants.md with the reason why no test can tell it apart; "mutmut show NAME" shows one.
-mutants: $(VENV)/.ready
-	"$(BIN)/python" -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[mutants]"
+mutants: $(VENV)/.tools
 	rm -rf mutants
 	OMP_NUM_THREADS=1 "$(BIN)/mutmut" run --max-children 2
 	"$(BIN)/mutmut" results > mutants/results.txt
@@ -77,14 +88,50 @@ mutants: $(VENV)/.ready
 	  grep -aqF "| $$name |" tests/theory/mutants.md || { echo "not in tests/theory/mutants.md: $$name"; status=1; }; \
 	done < mutants/survivors.txt; exit $$status
 
+# The annotations of theory, strictly (pyproject.toml, tool.mypy).
+types: $(VENV)/.tools
+	"$(BIN)/mypy" theory
+
+# Lines and branches of theory that its own tests run, in build/coverage; fails below the share in pyproject.toml (tool.coverage).
+coverage: $(VENV)/.tools
+	"$(BIN)/python" -m coverage erase
+	"$(BIN)/python" -m coverage run -m pytest tests/theory
+	"$(BIN)/python" -m coverage html
+	"$(BIN)/python" -m coverage report
+
 bench: $(VENV)/.ready
 	"$(BIN)/python" benchmarks/scoring.py
 	"$(BIN)/python" benchmarks/adapters.py
 	"$(BIN)/python" benchmarks/bounds.py
+	"$(BIN)/python" benchmarks/pairs.py
+	"$(BIN)/python" benchmarks/cascade.py
+	"$(BIN)/python" benchmarks/serving.py
+	"$(BIN)/python" benchmarks/cost_model.py --quick
 
-lint: $(VENV)/.ready
-	"$(BIN)/python" -m pip install --disable-pip-version-check -q -c constraints.txt ruff
+lint: $(VENV)/.tools
 	"$(BIN)/python" -m ruff check . && "$(BIN)/python" -m ruff format --check .
+
+$(VENV)/.tools: $(VENV)/.ready supply/tools.txt
+	$(LOCKED) -r supply/tools.txt
+	touch "$@"
+
+# Pins and hashes anew, from pyproject.toml and supply/materials.in; pins that still fit stay (docs/how-to/dependencies.md).
+lock: $(VENV)/.tools
+	"$(BIN)/python" supply/lock.py $(if $(UPGRADE),--upgrade $(filter-out all,$(UPGRADE)))
+
+# What is installed in the environment, as CycloneDX.
+sbom: $(VENV)/.tools
+	mkdir -p build
+	"$(BIN)/cyclonedx-py" environment "$(BIN)/python" --pyproject pyproject.toml --output-reproducible -o build/sbom.json
+
+# The list of licences in docs/reference, of everything that the locks hold.
+licences: $(VENV)/.tools
+	$(LOCKED) -r supply/docs.txt -r supply/notebooks.txt
+	"$(BIN)/python" supply/licences.py
+
+# Each extra installed alone in a fresh environment, and used. EXTRAS="command figures" tries some.
+extras-test: $(VENV)/.ready
+	"$(BIN)/python" supply/extras.py $(EXTRAS)
 
 clean:
 	rm -rf "$(VENV)"

@@ -12,32 +12,27 @@ the inputs, because it keeps no prefix; both start from inputs that lie prepared
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
+from encoders import Ready, Work, bert, compare, forward, in_peft, minilm, random_adapter, ready_batches, vit, wait
 from threadpoolctl import threadpool_limits
 
 from empirics import backbone as prefix
-from empirics.adapters import Adapter, Units, active
-from empirics.backbone import Backbone, assemble, embed, encode_prefix, load_backbone, prepared, suffix
-from empirics.config import AdapterConfig, BackboneConfig, RunConfig, StreamConfig, TrainingConfig
+from empirics.adapters import Adapter, active
+from empirics.backbone import Backbone, embed, encode_prefix, suffix
+from empirics.config import AdapterConfig, RunConfig, TrainingConfig
 from empirics.embedding import use_threads
-from empirics.encoder import batches
 from empirics.multi import embed_all
-from empirics.streams import load_stream
 from empirics.train import train_adapter
-
-Work = Callable[[], Any]
 
 
 def main() -> None:
@@ -76,18 +71,18 @@ def _measure(kind: str, layers: int, compiled: bool, options: argparse.Namespace
     settings: dict[str, Any] = {"adapted_layers": layers, "compile": compiled}
     if options.batch:
         settings["batch_size"] = options.batch
-    backbone, inputs = {"minilm": _minilm, "bert": _bert, "vit": _vit}[kind](settings, options)
+    backbone, inputs = {"minilm": minilm, "bert": bert, "vit": vit}[kind](settings, options.documents)
     layers = len(backbone.adapted)
     labels = np.arange(len(inputs)) % 2
-    pool = [_random(backbone, f"t{k}", k) for k in range(options.adapters)]
+    pool = [random_adapter(backbone, f"t{k}", k) for k in range(options.adapters)]
     print(f"\n{kind}, adapters in the last {layers} of {len(backbone.blocks)} layers{', compiled' if compiled else ''}")
     # Once before PEFT copies it, so that both hold the frozen weights in the precision of the products.
     cache = encode_prefix(backbone, inputs)
-    wrapped = _peft(backbone, pool)
+    wrapped = in_peft(backbone, pool)
     record: dict[str, Any] = {"encoder": kind, "adapted_layers": layers, "compile": compiled, "precision_is_low": backbone.low_precision}
     start = time.perf_counter()
-    ready = list(_ready(backbone, inputs, backbone.config.batch_size))
-    _wait(backbone)
+    ready = list(ready_batches(backbone, inputs, backbone.config.batch_size))
+    wait(backbone)
     record["preparation_seconds"] = time.perf_counter() - start
     works = _embedding(backbone, wrapped, inputs, pool, ready)
     if compiled:
@@ -98,108 +93,26 @@ def _measure(kind: str, layers: int, compiled: bool, options: argparse.Namespace
     record["warm_up_seconds"] = time.perf_counter() - start
     record["difference"] = max(float(np.abs(x - results[0]).max()) for x in results[1:])
     print(f"embeddings differ by {record['difference']:.1e} at most; first pass of all {record['warm_up_seconds']:.1f} s")
-    record["embedding"] = _compare("embedding", works, options.repeats, backbone)
+    record["embedding"] = compare("embedding", works, options.repeats, backbone)
     record["documents_per_second"] = rate = len(inputs) / float(np.median(record["embedding"]["ours, one pass"]))
     print(f"{rate:.0f} documents/s under {len(pool)} adapters; preparing them takes {record['preparation_seconds']:.2f} s")
     if not compiled:
         whole = {"ours, one pass, unprepared": lambda: embed_all(backbone, encode_prefix(backbone, inputs), np.arange(len(inputs)), pool)}
         whole["PEFT, switching, unprepared"] = lambda: _switching(
-            backbone, wrapped, pool, list(_ready(backbone, inputs, backbone.config.batch_size)), len(inputs)
+            backbone, wrapped, pool, list(ready_batches(backbone, inputs, backbone.config.batch_size)), len(inputs)
         )
         for work in whole.values():
             work()
-        record["embedding unprepared"] = _compare("embedding", whole, min(3, options.repeats), backbone)
+        record["embedding unprepared"] = compare("embedding", whole, min(3, options.repeats), backbone)
     steps = _training(backbone, wrapped, cache, inputs, labels, pool, options.train_batch)
     for step in steps.values():
         step()
     count = -(-len(inputs) // options.train_batch)
-    record["training step"] = _compare("training step", steps, options.repeats, backbone, count)
+    record["training step"] = compare("training step", steps, options.repeats, backbone, count)
     if backbone.device.type == "cuda":
         record["peak_bytes"] = {m: _peak(backbone, inputs, pool[:m]) for m in (1, len(pool))}
         print("peak GPU memory: " + ", ".join(f"{size / 2**30:.2f} GiB under {m} adapters" for m, size in record["peak_bytes"].items()))
     return record
-
-
-def _minilm(settings: dict[str, Any], options: argparse.Namespace) -> tuple[Backbone, list[str]]:
-    rng = np.random.default_rng(0)
-    backbone = load_backbone(BackboneConfig(max_length=64, **settings))
-    stream = load_stream(StreamConfig(name="news-4t", train_per_class=max(40, options.documents // 5)), rng)
-    chosen = rng.permutation(stream.where("train", 0))[: options.documents]
-    return backbone, [stream.texts[j] for j in chosen]
-
-
-def _bert(settings: dict[str, Any], options: argparse.Namespace) -> tuple[Backbone, list[list[int]]]:
-    from transformers import BertConfig, BertModel
-
-    def tokenizer(texts: list[list[int]], **_: Any) -> dict[str, Any]:
-        return {"input_ids": texts}
-
-    torch.manual_seed(0)
-    shape = {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
-    settings["adapted_layers"] = min(6, settings["adapted_layers"])
-    backbone = assemble(BertModel(BertConfig(**shape)), tokenizer, None, BackboneConfig(max_length=64, **settings))
-    rng = np.random.default_rng(0)
-    return backbone, [rng.integers(1000, 30000, rng.integers(16, 65)).tolist() for _ in range(options.documents)]
-
-
-def _vit(settings: dict[str, Any], options: argparse.Namespace) -> tuple[Backbone, list[np.ndarray]]:
-    from transformers import ViTConfig, ViTModel
-
-    def scaled(images: list[np.ndarray], **_: Any) -> dict[str, np.ndarray]:
-        # Those of the benchmark have that size; the probe of the encoder has another.
-        sized = [x if x.shape == (224, 224, 3) else np.resize(x, (224, 224, 3)) for x in images]
-        return {"pixel_values": np.stack(sized).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - 1}
-
-    torch.manual_seed(0)
-    # A GPU waits for the host where a layer is over before the next is started: so it is for both sides at 128 images.
-    settings.setdefault("batch_size", 512 if torch.cuda.is_available() else 128)
-    backbone = assemble(ViTModel(ViTConfig()), None, scaled, BackboneConfig(**settings))
-    images = np.random.default_rng(0).integers(0, 256, (options.documents, 224, 224, 3), dtype=np.uint8)
-    return backbone, list(images)
-
-
-def _random(backbone: Backbone, name: str, seed: int) -> Adapter:
-    rng, units = np.random.default_rng(seed), {}
-    for path, base in backbone.projections(("query", "value")).items():
-        a, b = rng.standard_normal((8, base.in_features)), rng.standard_normal((8, base.out_features))
-        units[path] = Units((a / np.sqrt(base.in_features)).astype(np.float32), (0.1 * b).astype(np.float32))
-    return Adapter(name, 1.0, units, {path: np.zeros(0, np.float32) for path in units}, units)
-
-
-def _peft(backbone: Backbone, pool: list[Adapter]) -> Any:
-    """A copy of the encoder with the same adapters, as PEFT holds them."""
-    names = list(pool[0].folded)
-    config = LoraConfig(r=8, lora_alpha=8, target_modules=names, lora_dropout=0.0)
-    wrapped = get_peft_model(copy.deepcopy(backbone.model), config, adapter_name=pool[0].task)
-    for adapter in pool[1:]:
-        wrapped.add_adapter(adapter.task, config)
-    with torch.no_grad():
-        for adapter in pool:
-            for name, units in adapter.folded.items():
-                layer = wrapped.base_model.model.get_submodule(name)
-                layer.lora_A[adapter.task].weight.copy_(torch.from_numpy(units.a))
-                layer.lora_B[adapter.task].weight.copy_(torch.from_numpy(units.b).T)
-    return wrapped.to(backbone.device).eval()
-
-
-Ready = list[tuple[np.ndarray, torch.Tensor, torch.Tensor | None]]
-
-
-def _ready(backbone: Backbone, inputs: list[Any], size: int) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor | None]]:
-    """Rows, model input and mask of batches of similar length, as ours are."""
-    if backbone.modality == "text":
-        inputs = backbone.tokenizer(inputs, truncation=True, max_length=backbone.config.max_length)["input_ids"]
-    lengths = np.array([len(x) if backbone.tokens is None else backbone.tokens for x in inputs])
-    split = list(batches(lengths, size))
-    for rows, (model_input, mask) in zip(split, prepared(backbone, inputs, lengths, split), strict=True):
-        yield rows, model_input, mask
-
-
-def _forward(backbone: Backbone, model: Any, model_input: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    kwargs = {"pixel_values" if backbone.modality == "image" else "input_ids": model_input}
-    if mask is not None:
-        kwargs["attention_mask"] = mask.long()
-    return backbone.pool(model(**kwargs).last_hidden_state, mask)
 
 
 def _embedding(backbone: Backbone, wrapped: Any, inputs: list[Any], pool: list[Adapter], ready: Ready) -> dict[str, Work]:
@@ -233,7 +146,7 @@ def _switching(backbone: Backbone, wrapped: Any, pool: list[Adapter], ready: Rea
         for k, adapter in enumerate(pool):
             wrapped.set_adapter(adapter.task, inference_mode=True)
             # Fetched once an adapter, so that no batch waits for it.
-            out[rows, k] = torch.cat([_forward(backbone, wrapped.base_model.model, *item) for _, *item in ready]).cpu().numpy()
+            out[rows, k] = torch.cat([forward(backbone, wrapped.base_model.model, *item) for _, *item in ready]).cpu().numpy()
     return out
 
 
@@ -242,7 +155,7 @@ def _training(
 ) -> dict[str, Work]:
     training, index = TrainingConfig(epochs=1, batch_size=size), np.arange(len(inputs))
     rival = dataclasses.replace(backbone, model=wrapped.base_model.model, config=backbone.config.model_copy(update={"compile": False}))
-    ready, target = list(_ready(backbone, inputs, size)), torch.tensor(labels, device=backbone.device)
+    ready, target = list(ready_batches(backbone, inputs, size)), torch.tensor(labels, device=backbone.device)
 
     def ours(earlier: list[Adapter]) -> None:
         train_adapter(backbone, cache, index, labels, "t", earlier, AdapterConfig(), training, np.random.default_rng(0))
@@ -268,7 +181,7 @@ def _training(
     def whole() -> Any:
         for rows, model_input, mask in ready:
             with backbone.precision():
-                yield target[torch.from_numpy(rows).to(backbone.device)], _forward(backbone, rival.model, model_input, mask)
+                yield target[torch.from_numpy(rows).to(backbone.device)], forward(backbone, rival.model, model_input, mask)
 
     return {
         "ours": lambda: ours([]),
@@ -276,29 +189,6 @@ def _training(
         "PEFT, from our cached prefix": lambda: through_peft(cached),
         "PEFT, from prepared inputs": lambda: through_peft(whole),
     }
-
-
-def _wait(backbone: Backbone) -> None:
-    if backbone.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _compare(what: str, works: dict[str, Work], repeats: int, backbone: Backbone, count: int = 1) -> dict[str, list[float]]:
-    """Time all works in turn, several times over; ratios are to the first, seconds those of one of `count` steps."""
-    times = np.empty((repeats, len(works)))
-    # With one thread the processor's time is the time of the work, whatever else the machine is doing.
-    clock = time.process_time if backbone.device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    for r in range(repeats):
-        for j, work in enumerate(works.values()):
-            _wait(backbone)
-            start = clock()
-            work()
-            _wait(backbone)
-            times[r, j] = (clock() - start) / count
-    for j, name in enumerate(works):
-        ratio = times[:, j] / times[:, 0]
-        print(f"{what}: {name}: {np.median(times[:, j]):.4f} s; {np.median(ratio):.2f} x ours ({ratio.min():.2f} to {ratio.max():.2f})")
-    return {name: times[:, j].tolist() for j, name in enumerate(works)}
 
 
 def _peak(backbone: Backbone, inputs: list[Any], pool: list[Adapter]) -> int:

@@ -1,6 +1,6 @@
-"""The README's numbers, from the results kept in `docs/results`.
+"""The numbers of the README and of the reproduction statement, from the results kept in `docs/results`.
 
-A block of the README between `<!-- results: NAME -->` and `<!-- end -->` is what the function of that name gives::
+A block of such a page between `<!-- results: NAME -->` and `<!-- end -->` is what the function of that name gives::
 
     python docs/readme_tables.py                                    # write the blocks anew
     python docs/readme_tables.py --keep RUN ABLATION COMPARISON COMPARISON   # first take over other results
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from empirics.report import Report, Unit, markdown_table, rung_text, verdict
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "reproduction.md")
 RESULTS = Path(__file__).parent / "results"
 # Rungs that the front page shows; the report has all.
 _SHOWN = ("L1b", "L2", "L3", "L5", "L5b", "L6", "L8")
@@ -97,15 +98,98 @@ def rivals(summary: Mapping[str, Any]) -> str:
     return f"{about}, {summary['documents']['test']} test documents each:\n\n{markdown_table(header, body)}"
 
 
+def claims(report: Report, comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """What the paper's summary claims and the kept results can tell, with the figures; every verdict is a rule applied to them."""
+    streams = {c["stream"]: {row["name"]: row for row in c["methods"]} for c in comparisons}
+
+    def figures(name: str, field: str) -> str:
+        return ", ".join(f"{methods[name][field]:.3f}" for methods in streams.values())
+
+    def verdict_of(confirmed: bool) -> str:
+        return "confirmed" if confirmed else "not confirmed"
+
+    def below(name: str, other: str) -> bool:
+        """Whether on every stream intervals are apart, and the paired difference to our default stands after Holm's correction."""
+        ends = [(m[name]["intervals"]["retrieval_error"][1], m[other]["intervals"]["retrieval_error"][0]) for m in streams.values()]
+        paired = [m[other]["against_reference"]["retrieval_error"] for m in streams.values()]
+        return all(high < low for high, low in ends) and all(p["difference"] > 0 and p["p_holm"] < 0.05 for p in paired)
+
+    def errors(name: str, other: str) -> str:
+        return f"retrieval error of `{name}` {figures(name, 'retrieval_error')}; of `{other}` {figures(other, 'retrieval_error')}"
+
+    published = next(arm for arm in report.arms if (arm.arm, arm.law) == ("paper", "mixture"))
+    signature = next(arm for arm in report.arms if arm.law == "well-specified")
+    rejected = [arm.law for arm in (signature, published) for unit in arm.tasks if unit.law.verdict == "rejected"]
+    useful = [unit for unit in published.tasks if unit.rungs["L1"].guarantee]
+    whole = published.overall.rungs["L1"]
+    compare = "`proteus-bounds compare`"
+    rows = [
+        (
+            "The task is found by the likelihood of signatures, with no task given and no parameter trained for it",
+            verdict_of(below("proteus", "random")),
+            errors("proteus", "random"),
+            compare,
+        ),
+        (
+            "What a later task learns leaves earlier tasks as they are",
+            verdict_of(all(methods["told"]["forgetting"] == 0 for methods in streams.values())),
+            f"forgetting if the task is told {figures('told', 'forgetting')}; "
+            f"if it is retrieved (`proteus`) {figures('proteus', 'forgetting')}",
+            compare,
+        ),
+        (
+            "It errs less than one adapter trained on task after task",
+            verdict_of(below("proteus", "sequential")),
+            errors("proteus", "sequential"),
+            compare,
+        ),
+        (
+            "It errs less than keys matched in the frozen space",
+            verdict_of(below("proteus", "keys")),
+            errors("proteus", "keys"),
+            compare,
+        ),
+        (
+            "Adapted embeddings retrieve better than frozen ones",
+            verdict_of(below("proteus", "frozen-signatures")),
+            errors("proteus", "frozen-signatures"),
+            compare,
+        ),
+        (
+            "Composition of earlier adapters and orthogonal new parts retrieve better than adapters trained alone",
+            verdict_of(below("proteus-ratio", "independent")),
+            errors("proteus-ratio", "independent"),
+            f"{compare}, `proteus-bounds ablate`",
+        ),
+        (
+            "Clusters of embeddings are Gaussian (Assumption A.1)",
+            verdict_of(not rejected),
+            f"tests of the law on test documents reject the signature itself (`frozen`) in {rejected.count('well-specified')} of "
+            f"{len(signature.tasks)} tasks, a mixture in each class (`paper`) in {rejected.count('mixture')} of {len(published.tasks)}",
+            "`make verify`",
+        ),
+        (
+            "The separation bound says something of data: a guarantee below one",
+            verdict_of(len(useful) == len(published.tasks)),
+            f"L1 of the published rule is a guarantee in {len(useful)} of {len(published.tasks)} tasks, overall {whole.value:.3f}"
+            f"{'' if whole.guarantee else ' under a rejected law'}; measured {published.overall.measured.error:.3f}",
+            "`make verify`",
+        ),
+    ]
+    return markdown_table(["claim", "verdict", f"figures ({', '.join(streams)})", "shown by"], [list(row) for row in rows])
+
+
 def blocks() -> dict[str, Callable[[], str]]:
-    """What each block of the README is made by."""
+    """What each block is made by."""
     report = Report.model_validate(read_json(RESULTS / "default.json"))
+    comparisons = [read_json(RESULTS / f"compare-{stream}.json") for stream in ("text-5t", "news-4t")]
     return {
         "sentence": lambda: sentence(report),
         "headline": lambda: headline(report),
         "prediction": lambda: prediction(report),
-        "text-5t": lambda: rivals(read_json(RESULTS / "compare-text-5t.json")),
-        "news-4t": lambda: rivals(read_json(RESULTS / "compare-news-4t.json")),
+        "text-5t": lambda: rivals(comparisons[0]),
+        "news-4t": lambda: rivals(comparisons[1]),
+        "claims": lambda: claims(report, comparisons),
     }
 
 
@@ -128,14 +212,14 @@ def keep(run: Path, ablation: Path, *comparisons: Path) -> None:
 
 
 def main() -> None:
-    """Write the README's blocks anew."""
+    """Write the pages' blocks anew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", nargs="+", type=Path, metavar="FOLDER", help="a run, an ablation, then comparisons")
     options = parser.parse_args()
     if options.keep:
         keep(*options.keep)
-    page = README.read_text("utf-8")
-    write_bytes(README, rendered(page).encode())
+    for page in PAGES:
+        write_bytes(page, rendered(page.read_text("utf-8")).encode())
 
 
 if __name__ == "__main__":

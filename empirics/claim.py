@@ -9,8 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from empirics import processes
 from empirics.manifest import MANIFEST, update_manifest, write_manifest
 from empirics.processes import is_main
@@ -41,6 +39,9 @@ def locked(folder: Path) -> Iterator[None]:
     if not is_main():
         yield
         return
+    # Of the extra that torch comes with; reading a folder does without.
+    from filelock import FileLock, Timeout
+
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()

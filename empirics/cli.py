@@ -13,7 +13,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from empirics.processes import is_main
+from empirics.processes import is_main, stop
 from theory.bound import Bound
 from theory.errors import InputError
 from theory.files import read_queries, read_signatures
@@ -272,9 +272,27 @@ def bound(
     student: Annotated[float | None, typer.Option(help="Degrees of freedom of a common random scale, for L11.")] = None,
     kl: Annotated[float | None, typer.Option(help="Divergence in nats of the true law from the assumed one, for L12.")] = None,
     why: Annotated[bool, typer.Option(help="Print where the slack of every rung goes, overall.")] = False,
+    screen: Annotated[
+        float | None,
+        typer.Option(help="For thousands of low-rank components: L5 alone, of which pairs that are not exact may make up such a share."),
+    ] = None,
+    refine: Annotated[int, typer.Option(help="Most pairs that --screen takes beyond the closed form.")] = 1000,
+    memory: Annotated[int, typer.Option(help="MiB that --screen may work in.")] = 1024,
 ) -> None:
     """Print the ladder of bounds for signatures from a file, without any pipeline."""
     known = read_signatures(signatures)
+    if screen is not None:
+        from empirics.screening import print_screened, screened_json
+        from empirics.screening import screen as screened
+
+        if queries is not None:
+            raise InputError("--screen", "speaks of well-specified queries; leave out --queries")
+        union = screened(Rule(known, kind=cast(RuleKind, rule)), screen, refine, memory * 2**20)
+        if json_:
+            print(screened_json(union, known.names))
+        else:
+            print_screened(union, known.names, Console(width=None if sys.stdout.isatty() else 150))
+        return
     law = read_queries(queries, known) if queries else None
     found = ladder(
         Rule(known, kind=cast(RuleKind, rule)),
@@ -485,12 +503,12 @@ def main() -> None:
     except InputError as error:
         if is_main():
             print(f"proteus-bounds: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        stop(2)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         what = " ".join(str(error.strerror or error).split())
         print(f"proteus-bounds: {where}{what}; no file is half-written: mend this and run the same command again", file=sys.stderr)
-        sys.exit(1)
+        stop(1)
 
 
 if __name__ == "__main__":

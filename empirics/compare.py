@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from theory.bound import Assumption, Bound
@@ -104,3 +105,34 @@ def judge_rung(bound: Bound, measured: Measured, law: dict[str, Any], exchangeab
         "broken_assumption": broken,
         "guarantee": bool(holds and not bound.vacuous and (exchangeable if free else law["verdict"] == "not rejected")),
     }
+
+
+def judge_unit(
+    name: str,
+    wrong: Bool[np.ndarray, " n"],
+    rungs: Mapping[str, Bound],
+    distances: Distances,
+    clusters: Int[np.ndarray, " k"],
+    confidence: float,
+    exchangeable: bool = True,
+) -> dict[str, Any]:
+    """A unit (a cluster, a task, or all) as it stands in the report: what was measured, its query law and every rung, judged.
+
+    Parameters
+    ----------
+    name : str
+    wrong : (n,) bool array
+        Whether each sample of the unit was sent to a wrong task.
+    rungs : mapping from str to Bound
+    distances : Distances
+    clusters : (k,) int array
+        The true clusters that the unit holds.
+    confidence : float
+        Of the interval of the measured error.
+    exchangeable : bool
+        As for `judge_rung`.
+    """
+    measured = Measured(int(wrong.sum()), wrong.size, confidence)
+    law = judge_law(measured, rungs["L6"], distances, clusters)
+    judged = {rung: judge_rung(bound, measured, law, exchangeable) for rung, bound in rungs.items()}
+    return {"name": name, "measured": measured.to_dict(), "law": law, "rungs": judged}

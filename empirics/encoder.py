@@ -262,16 +262,23 @@ def batches(lengths: Int[np.ndarray, " n"], size: int) -> Iterator[Int[np.ndarra
         yield order[start : start + size]
 
 
-def check_embeddings(x: Float[np.ndarray, "n *d"]) -> None:
+def check_embeddings(x: Float[np.ndarray, "n d"], documents: Int[np.ndarray, " n"] | None = None) -> None:
     """Refuse embeddings that are NaN or infinite.
+
+    Parameters
+    ----------
+    x : (n, d) array
+    documents : (n,) int array, optional
+        Number of the document that each row is of; that of the row by default.
 
     Raises
     ------
     InputError
-        With the first row at fault.
+        With the first document at fault.
     """
     if not np.isfinite(x).all():
-        rows = np.flatnonzero(~np.isfinite(x).all(axis=tuple(range(1, x.ndim))))
+        rows = np.flatnonzero(~np.isfinite(x).all(axis=1))
+        wrong = np.unique(rows if documents is None else documents[rows])
         raise InputError(
-            "embeddings", f"{rows.size} documents have NaN or infinite embeddings, the first is number {rows[0]}; check the weights"
+            "embeddings", f"{wrong.size} documents have NaN or infinite embeddings, the first is number {wrong[0]}; check the weights"
         )

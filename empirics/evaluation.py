@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from empirics.claim import finish_folder
-from empirics.compare import Distances, judge_law, judge_rung
+from empirics.compare import Distances, judge_rung, judge_unit
 from empirics.config import BoundsConfig, RunConfig
 from empirics.metrics import batch_errors, batch_outcomes
 from empirics.record import PhaseClock, read_parquet, read_tensors, write_bytes, write_json, write_parquet
 from empirics.report import SCHEMA, Report, markdown
-from empirics.run_folder import finished, is_older, read_about
+from empirics.run_folder import MADE, finished, is_older, read_about
 from empirics.seeding import generator
 from empirics.signatures import predicted_own_distances, read_rule_tensors
 from theory.bound import Bound
@@ -28,11 +28,9 @@ from theory.mixture import QueryLaw, Rule, well_specified
 from theory.robust import Student
 from theory.slack import slack
 
-# What is made from the other files of a run.
-MADE = ("bounds.parquet", "pairs.parquet", "slack.parquet", "report.json", "report.md", "report.html")
 ARMS = ("paper", "ratio", "frozen", "both")
 # Rate at which a conformal retrieval set may miss the true task.
-_ALPHA = 0.05
+ALPHA = 0.05
 
 
 def components_are_classes(config: RunConfig) -> bool:
@@ -74,12 +72,12 @@ def make_report(folder: Path, clock: PhaseClock) -> Report:
     laws = {arm: ("mixture", "gaussian") for arm in ARMS} | {"frozen": ("mixture", "gaussian", "well-specified")}
     arms, frames, pair_frames, slack_frames = [], [], [], []
     keys = [path.stem for path in sorted((folder / "signatures").glob("*.safetensors"))]
+    weights = np.bincount(test["task"], minlength=len(names)) / len(test)
     with clock.phase("bounds", sum(map(len, laws.values()))) as advance:
         for arm in ARMS:
             key = f"{arm}-{dimension}"
             rule = load_rule(folder / "signatures" / f"{key}.safetensors", names, config)
             for name in laws[arm]:
-                weights = np.bincount(test["task"], minlength=len(names)) / len(test)
                 if name == "well-specified":
                     law = well_specified(rule.signatures, weights)
                     if not _by_class(name, config):
@@ -184,20 +182,17 @@ def _judged(
     energies = test[_energies(key, signatures.names)].to_numpy()
 
     def unit(name: str, rows: np.ndarray, rungs: Mapping[str, Bound], clusters: np.ndarray, within: np.ndarray) -> dict[str, Any]:
-        measured = Measured(int(wrong[rows].sum()), int(rows.sum()), config.bounds.confidence)
-        judged = judge_law(measured, rungs["L6"], distances, clusters)
-        rows_of = {rung: judge_rung(b, measured, judged, exchangeable) for rung, b in rungs.items()}
-        out = {"name": name, "measured": measured.to_dict(), "law": judged, "rungs": rows_of}
+        out = judge_unit(name, wrong[rows], rungs, distances, clusters, config.bounds.confidence, exchangeable)
         if config.bounds.batch == 1:
             return out
         # L4 then bounds another event: that a batch is sent to a wrong task.
         outcomes = batch_outcomes(energies[rows], task[rows], within[rows], config.bounds.batch, rng)
         if not outcomes.size:
             unmeasured = f"not measured: fewer than {config.bounds.batch} test documents"
-            rows_of["L4"] |= {"holds": True, "broken_assumption": None, "guarantee": False, "note": unmeasured}
+            out["rungs"]["L4"] |= {"holds": True, "broken_assumption": None, "guarantee": False, "note": unmeasured}
             return out
         batch = Measured(int(outcomes.sum()), outcomes.size, config.bounds.confidence)
-        rows_of["L4"] = judge_rung(rungs["L4"], batch, judged, exchangeable)
+        out["rungs"]["L4"] = judge_rung(rungs["L4"], batch, out["law"], exchangeable)
         return out | {"batch": batch.to_dict()}
 
     cluster_names = class_names if _by_class(law.name, config) else signatures.names
@@ -222,7 +217,7 @@ def _measured_table(
         right = ~wrong & (test[f"{key}:prediction"] == test["label"]).to_numpy()
         columns = _energies(key, names)
         scores = test[columns].to_numpy()
-        sets = conformal_sets(query[columns].to_numpy(), query["task"].to_numpy(), scores, _ALPHA)
+        sets = conformal_sets(query[columns].to_numpy(), query["task"].to_numpy(), scores, ALPHA)
         pure = {b: batch_errors(scores, task, b, generator(config.seed, "batch", key, b)) for b in config.retrieval.batches}
         out.append(
             {
@@ -235,7 +230,7 @@ def _measured_table(
                 "within_task_accuracy": float(right.sum() / max(1, (~wrong).sum())),
                 "batch_error": {str(size): float(np.nanmean(errors)) for size, errors in pure.items()},
                 "conformal": {
-                    "alpha": _ALPHA,
+                    "alpha": ALPHA,
                     "coverage": float(sets[np.arange(len(task)), task].mean()),
                     "mean_size": float(sets.sum(axis=1).mean()),
                 },

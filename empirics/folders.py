@@ -15,7 +15,7 @@ from empirics.config import RunConfig
 from empirics.evaluation import components_are_classes, load_law, load_rule
 from empirics.record import read_json, read_parquet, read_tensors
 from empirics.report import Arm, Report, Unit
-from empirics.run_folder import read_run
+from empirics.run_folder import SIGNS, FinishedRun, kind_of, read_run
 from empirics.seeding import generator
 from empirics.signatures import predicted_own_distances
 from empirics.standings import cell_folder
@@ -23,8 +23,6 @@ from theory.errors import InputError
 from theory.mixture import QueryLaw, Rule
 from theory.product import ProductGaussians
 
-# By what each kind is known, finished or not, and what makes one.
-_SIGNS = {"ablation": ("ablation.json", "runs"), "comparison": ("comparison.json", "cells"), "run": ("run.json",)}
 _MAKERS = {"comparison": "compare", "ablation": "ablate"}
 
 
@@ -33,10 +31,10 @@ def _known(path: Path, wanted: Literal["comparison", "ablation"]) -> Path:
     advice = f"give the folder of {_article(wanted)}, which proteus-bounds {_MAKERS[wanted]} makes"
     if not path.is_dir():
         raise InputError(str(path), f"is no folder; {advice}")
-    found = next((kind for kind, signs in _SIGNS.items() if any((path / sign).exists() for sign in signs)), None)
+    found = kind_of(path)
     if found != wanted:
         raise InputError(str(path), f"is {'nothing known here' if found is None else _article(found)}; {advice}")
-    file = path / _SIGNS[wanted][0]
+    file = path / SIGNS[wanted][0]
     if not file.is_file():
         raise InputError(str(path), f"holds {_article(wanted)} that did not finish: {file.name} is missing; finish it first")
     return file
@@ -61,20 +59,8 @@ def arm_title(arm: Arm) -> str:
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """A finished run.
-
-    Attributes
-    ----------
-    path : Path
-    report : Report
-    slack : DataFrame
-        `slack.parquet`.
-    """
-
-    path: Path
-    report: Report
-    slack: pd.DataFrame
+class RunFolder(FinishedRun):
+    """A finished run, and what figures ask of it."""
 
     @property
     def config(self) -> RunConfig:
@@ -106,7 +92,7 @@ class RunFolder:
             if (one.arm, one.law) == wanted:
                 return one
         have = ", ".join(f"{one.arm}/{one.law}" for one in self.report.arms)
-        raise InputError("arm", f"{'/'.join(wanted)} is not in the report of {self.path}; it has {have}")
+        raise InputError("arm", f"{'/'.join(wanted)} is not in the report of {self.folder}; it has {have}")
 
     def units(self, arm: Arm, which: str = "tasks") -> dict[str, list[Unit]]:
         """Tasks of an arm with everything together, under no name; or under each task its clusters, named by their classes alone.
@@ -128,12 +114,12 @@ class RunFolder:
 
     def rule(self, arm: Arm) -> Rule:
         """The signatures, and the background if there is one, of an arm."""
-        path = self.path / "signatures" / f"{arm.arm}-{arm.dimension}.safetensors"
+        path = self.folder / "signatures" / f"{arm.arm}-{arm.dimension}.safetensors"
         return load_rule(path, self.names, self.config)
 
     def query_law(self, arm: Arm) -> QueryLaw | None:
         """The query law that was fitted for an arm; None for one that is the signature itself."""
-        path = self.path / "laws" / f"{arm.arm}-{arm.dimension}-{arm.law}.safetensors"
+        path = self.folder / "laws" / f"{arm.arm}-{arm.dimension}-{arm.law}.safetensors"
         return load_law(path, arm.law) if path.is_file() else None
 
     def slack_of(self, arm: Arm, task: str | None = None) -> pd.DataFrame:
@@ -172,7 +158,7 @@ class RunFolder:
         InputError
             For a task that the run does not have.
         """
-        test = read_parquet(self.path / "predictions.parquet")
+        test = read_parquet(self.folder / "predictions.parquet")
         rows = np.ones(len(test), dtype=bool) if task is None else (test["task"] == self.position(task)).to_numpy()
         rule, law, by_class = self.rule(arm), self.query_law(arm), components_are_classes(self.config)
         cluster, counts = test["cluster"].to_numpy(), rule.signatures.counts
@@ -200,10 +186,10 @@ class RunFolder:
         InputError
             If the run kept none, as older ones did not, or they do not fit its other files.
         """
-        path = self.path / "embeddings" / f"{arm.arm}-{arm.dimension}.safetensors"
+        path = self.folder / "embeddings" / f"{arm.arm}-{arm.dimension}.safetensors"
         if not path.is_file():
             raise InputError(str(path), "is missing: this run kept no embeddings; run it again with this version")
-        z, task = read_tensors(path).get("test"), read_parquet(self.path / "predictions.parquet")["task"].to_numpy()
+        z, task = read_tensors(path).get("test"), read_parquet(self.folder / "predictions.parquet")["task"].to_numpy()
         if z is None or z.ndim != 3 or len(z) != len(task) or z.shape[2] != arm.dimension:
             raise InputError(str(path), f"does not hold {len(task)} test documents in {arm.dimension} dimensions; run it again")
         return z, task
@@ -242,8 +228,7 @@ def open_run(path: Path) -> RunFolder:
     InputError
         As `empirics.run_folder.read_run`.
     """
-    found = read_run(path)
-    return RunFolder(found.folder, found.report, found.slack)
+    return RunFolder(**vars(read_run(path)))
 
 
 @dataclass(frozen=True)

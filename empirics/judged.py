@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
-from empirics.compare import Distances, judge_law, judge_rung
+from empirics.compare import Distances, judge_unit
 from empirics.report import Unit
 from theory.bound import Bound
 from theory.certificates import Measured
@@ -62,10 +62,7 @@ def judge_ladder(
     """
 
     def unit(name: str, rows: np.ndarray, rungs: Mapping[str, Bound]) -> Unit:
-        measured = Measured(int(wrong[rows].sum()), int(rows.sum()), confidence)
-        law = judge_law(measured, rungs["L6"], distances, np.unique(task[rows]))
-        judged = {rung: judge_rung(bound, measured, law) for rung, bound in rungs.items()}
-        return Unit.model_validate({"name": name, "measured": measured.to_dict(), "law": law, "rungs": judged})
+        return Unit.model_validate(judge_unit(name, wrong[rows], rungs, distances, np.unique(task[rows]), confidence))
 
     everything = np.ones(task.size, dtype=bool)
     tasks = tuple(unit(names[k], task == k, rungs) for k, rungs in found.tasks.items())

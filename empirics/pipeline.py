@@ -27,6 +27,7 @@ from empirics.processes import leave_to_main
 from empirics.query_law import choose_query_law, fit_query_law
 from empirics.record import CHECKPOINTS, PhaseClock, peak_memory_bytes, read_json, write_json, write_parquet, write_tensors
 from empirics.report import SCHEMA, Report
+from empirics.run_folder import PROJECTIONS
 from empirics.seeding import generator
 from empirics.signatures import fit_background, fit_projection, fit_signatures, own_distances, rule_tensors, signature_bytes
 from empirics.streams import Stream, TrainingParts, training_parts
@@ -166,6 +167,7 @@ def fit(config: RunConfig, embedded: Embedded, folder: Path, clock: PhaseClock, 
                 advance(1)
     write_parquet(folder / "predictions.parquet", pd.DataFrame(columns["test"]))
     write_parquet(folder / "calibration.parquet", pd.DataFrame(columns["query"]))
+    _save_projections(folder / PROJECTIONS, embedded, config.signature.dimension)
     about["phases_seconds"] = {k: round(v, 3) for k, v in clock.seconds.items()}
     about["phases_peak_bytes"] = dict(clock.peak_bytes)
     about["peak_memory_bytes"] = max(peak_memory_bytes(), *clock.peak_bytes.values())
@@ -334,6 +336,14 @@ def _retrieval_columns(
 
 def _save_rule(path: Path, rule: Rule) -> None:
     write_tensors(path, rule_tensors(rule.signatures, rule.background))
+
+
+def _save_projections(path: Path, embedded: Embedded, dimension: int) -> None:
+    """Those of `_project`, for the frozen space and then for each task's."""
+    reservoir = embedded.stream.where("reservoir")
+    spaces = [embedded.frozen, *np.moveaxis(embedded.adapted, 1, 0)]
+    found = [fit_projection(x[reservoir], dimension) for x in spaces]
+    write_tensors(path, {name: np.stack([getattr(p, name) for p in found]) for name in ("mean", "axes")})
 
 
 def _save_law(path: Path, law: QueryLaw) -> None:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from theory.errors import InputError
 
@@ -147,7 +147,14 @@ def leave_to_main() -> None:
         _state.destroy_process_group()
         _state = None
     if not is_main():
+        stop(0)
+
+
+def stop(status: int) -> NoReturn:
+    """Leave the program with an exit status."""
+    if launched() > 1:
         # Threads of the group's transport may still be running down, and an ordinary exit that meets one aborts the process.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(status)
+    sys.exit(status)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from empirics.config import RunConfig
-from empirics.record import MARKER, read_json, read_parquet
+from empirics.manifest import MANIFEST, check_manifest, read_manifest
+from empirics.record import CHECKPOINTS, MARKER, read_json, read_parquet
 from empirics.report import SCHEMA, Report
 from theory.errors import InputError
 
-_OTHERS = {
-    "ablation.json": "an ablation, whose runs lie in its folder runs",
-    "comparison.json": "a comparison of methods; give one of its runs' folders, or read its comparison.md",
-    "certificate.json": "a certificate; read its certificate.json",
+# Of the frozen space and those of all tasks, in the dimension of the bounds: what a fresh document is projected by.
+PROJECTIONS = "projections.safetensors"
+# By what each kind of folder is known, finished or not; first what it is read by.
+SIGNS = {
+    "ablation": ("ablation.json", "runs"),
+    "comparison": ("comparison.json", "cells"),
+    "certificate": ("certificate.json",),
+    "run": ("run.json",),
 }
+# What is said of the others where a run is wanted.
+_OTHERS = {
+    "ablation": "an ablation, whose runs lie in its folder runs",
+    "comparison": "a comparison of methods; read its comparison.md",
+    "certificate": "a certificate; read its certificate.json",
+}
+# What is made from the other files of a run.
+MADE = ("bounds.parquet", "pairs.parquet", "slack.parquet", "report.json", "report.md", "report.html")
 
 
 class _Task(BaseModel):
@@ -80,6 +93,11 @@ class Progress:
     claimed: bool
 
 
+def kind_of(folder: Path) -> str | None:
+    """Whether a folder is a run, a comparison, an ablation or a certificate, finished or not; None if it is none of them."""
+    return next((kind for kind, signs in SIGNS.items() if any((folder / sign).exists() for sign in signs)), None)
+
+
 def read_about(folder: Path) -> dict[str, Any]:
     """Read `run.json`.
 
@@ -91,7 +109,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise InputError(str(folder), "is no folder")
     if not (folder / "run.json").exists():
-        other = next((what for name, what in _OTHERS.items() if (folder / name).exists()), None)
+        other = _OTHERS.get(kind_of(folder) or "")
         raise InputError(str(folder), f"holds {other}" if other else "holds no run: run.json is missing")
     about = read_json(folder / "run.json")
     try:
@@ -118,7 +136,7 @@ def read_run(folder: Path) -> FinishedRun:
     Raises
     ------
     InputError
-        If the folder holds no run, one that did not finish, or one whose report is missing, damaged or of another run.
+        If the folder holds no run, one that did not finish, or one whose report is missing, damaged, or not what its manifest says.
     """
     about = read_about(folder)
     if not finished(about):
@@ -137,11 +155,19 @@ def read_run(folder: Path) -> FinishedRun:
         report = Report.model_validate(content)
     except ValidationError as error:
         raise InputError(str(path), f"is no report of a run ({_first(error)})") from None
+    _need_unchanged(folder, ("report.json", "slack.parquet"), "proteus-bounds report makes it again")
     slack = read_parquet(folder / "slack.parquet")
     missing = {"level_of", "arm", "dimension", "law", "rung"} - set(slack)
     if missing:
         raise InputError(str(folder / "slack.parquet"), f"lacks the columns {', '.join(sorted(missing))}")
     return FinishedRun(folder, report, slack, written_as)
+
+
+def _need_unchanged(folder: Path, names: Iterable[str], remedy: str) -> None:
+    """Refuse files that are not what the manifest says; runs of versions without one are taken as they are."""
+    if (folder / MANIFEST).is_file():
+        for difference in check_manifest(folder, names):
+            raise InputError(str(folder / difference.path), f"is {difference.kind} since the run was finished ({MANIFEST}); {remedy}")
 
 
 def _known(version: int, path: Path, about: Mapping[str, Any]) -> None:
@@ -167,7 +193,7 @@ def check_files(folder: Path, about: Mapping[str, Any]) -> None:
     Raises
     ------
     InputError
-        Naming the file that is missing or damaged, or lacks a column or tensor.
+        Naming the file that is missing or damaged, lacks a column or tensor, or is not what the manifest says.
     """
     try:
         config = RunConfig.model_validate(about["config"])
@@ -191,6 +217,9 @@ def check_files(folder: Path, about: Mapping[str, Any]) -> None:
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise InputError(str(folder / name), f"lacks the column {missing[0]}{more}")
+    if (folder / MANIFEST).is_file():
+        sources = [name for name in read_manifest(folder).files if name not in MADE]
+        _need_unchanged(folder, sources, f"restore it, or remove {MANIFEST} to have a report of the folder as it is")
 
 
 def _need_tensors(path: Path, names: set[str]) -> None:
@@ -229,10 +258,12 @@ def progress(folder: Path) -> Progress:
         If the folder holds no run.
     """
     about = read_about(folder)
-    adapters = [(f"Training of {task['name']}", f"adapters/{task['name']}") for task in about["tasks"]]
     left = [
         ("Settings and data", "run.json"),
-        *adapters,
+        ("Frozen pass", f"{CHECKPOINTS}/prefix.safetensors"),
+        *((f"Training of {task['name']}", f"{CHECKPOINTS}/trained-{k}.safetensors") for k, task in enumerate(about["tasks"])),
+        ("Embedding of held-out documents", f"{CHECKPOINTS}/held-out.safetensors"),
+        *((f"Adapter of {task['name']}", f"adapters/{task['name']}") for task in about["tasks"]),
         ("Signatures", "signatures"),
         ("Query laws", "laws"),
         ("Retrieval of held-out documents", "calibration.parquet"),

@@ -65,7 +65,9 @@ class Projection:
         """Project in float64."""
         centred = np.asarray(x, dtype=np.float64) - self.mean
         # In the full dimension the axes are the coordinates', and a product as long as all others together changes nothing.
-        return centred if np.array_equal(self.axes, np.eye(len(self.mean))) else centred @ self.axes.T
+        if len(self.axes) == len(self.mean) and np.array_equal(self.axes, np.eye(len(self.mean))):
+            return centred
+        return centred @ self.axes.T
 
 
 def fit_projection(reference: Float[np.ndarray, "n D"], dimension: int) -> Projection:

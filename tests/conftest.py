@@ -10,6 +10,13 @@ from hypothesis import HealthCheck, settings
 if "PROTEUS_TEST_GPU" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+# The workers of a parallel run share the cores: with threads for all cores each, they would mostly wait for one another. Before NumPy
+# and torch count them; processes that tests start inherit it.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    each = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, str(each))
+
 # Strategies and builders are shared between test files.
 sys.path[:0] = [str(Path(__file__).parent / name) for name in ("theory", "empirics")]
 

@@ -62,6 +62,24 @@ def test_drawing_a_run_loads_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
 
-def test_importing_theory_loads_no_torch():
-    code = "import sys, theory; sys.exit(not {'torch', 'sklearn', 'sympy', 'matplotlib'}.isdisjoint(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_importing_theory_loads_nothing_slow():
+    slow = {"torch", "sklearn", "sympy", "matplotlib", "pandas", "scipy.stats", "scipy.optimize"}
+    code = f"import sys, theory; sys.exit(', '.join({slow} & set(sys.modules)) or None)"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_loads_nothing_slow_to_print_its_help():
+    slow = {"torch", "transformers", "sklearn", "sympy", "matplotlib", "pandas", "pyarrow", "pydantic", "scipy.stats", "scipy.optimize"}
+    code = f"""
+import sys
+from empirics.entry import main
+sys.argv = ["proteus-bounds", "--help"]
+try:
+    main()
+except SystemExit as done:
+    assert not done.code
+sys.exit(', '.join({slow} & set(sys.modules)) or None)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "verify" in done.stdout, done.stderr

@@ -221,6 +221,18 @@ def test_embeddings_are_those_that_the_run_scored(folders, tables):
     assert (table["kind"] == "signature").sum() == len(rule.signatures)
 
 
+def test_the_figure_that_a_page_adds_draws_what_the_comparison_says(folders):
+    page = (ROOT / "docs" / "how-to" / "add-a-figure.md").read_text("utf-8")
+    scope = {}
+    exec(re.search(r"```python\n(.*?)```", page, flags=re.S)[1], scope)
+    made = draw(scope["FIGURE"], [folders["comparison"]], {}, [".png"])
+    rows = open_comparison(folders["comparison"]).summary["methods"]
+    table = pd.read_csv(io.BytesIO(made[".csv"]))
+    assert table["method"].tolist() == [row["name"] for row in rows]
+    assert table["accuracy"].tolist() == pytest.approx([row["accuracy"] for row in rows])
+    assert made[".png"].startswith(b"\x89PNG")
+
+
 def test_matrices_are_those_of_the_cells(folders):
     comparison = open_comparison(folders["comparison"])
     cell = read_json(folders["comparison"] / "cells/seed0-order0/cell.json")

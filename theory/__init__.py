@@ -18,16 +18,20 @@ from theory.errors import InputError
 from theory.exact import TailProbability, lugannani_rice, tail_probability
 from theory.files import read_queries, read_signatures
 from theory.finite import PlugInBound, PlugInErrors, exceedance, plug_in_bound, plug_in_errors, plug_in_favour
+from theory.gaussians import Gaussians
 from theory.ladder import RUNGS, Ball, HeldOut, Ladder, ladder
 from theory.lowrank import LowRankGaussians, LowRankSignatures
 from theory.margin import Margins, margins
-from theory.mixture import Gaussians, QueryLaw, Rule, Signatures, well_specified
+from theory.mixture import QueryLaw, Rule, well_specified
 from theory.monitor import ErrorMonitor, betting_interval, bounded_mean_interval, confidence_sequence, empirical_bernstein, first_alarm
 from theory.planner import Plan, batch_for, batch_for_signatures, plan_frame, samples_per_cluster, separation_for, tasks_for
 from theory.product import ProductGaussians, ProductSignatures
+from theory.pruning import Pruning, parameter_needed, queries_needed
+from theory.pruning_law import PruningLaw
 from theory.quadratic import QuadraticLaw
 from theory.robust import Student
 from theory.separation import Separation, separation
+from theory.signatures import Signatures
 from theory.slack import slack
 from theory.tied import tied_error
 
@@ -54,6 +58,8 @@ __all__ = [
     "PlugInErrors",
     "ProductGaussians",
     "ProductSignatures",
+    "Pruning",
+    "PruningLaw",
     "QuadraticLaw",
     "QueryLaw",
     "Reject",
@@ -85,10 +91,12 @@ __all__ = [
     "lugannani_rice",
     "margins",
     "misfit_floor",
+    "parameter_needed",
     "plan_frame",
     "plug_in_bound",
     "plug_in_errors",
     "plug_in_favour",
+    "queries_needed",
     "read_queries",
     "read_signatures",
     "renyi_ball",

@@ -9,12 +9,13 @@ at B = 1 no union over the true task's clusters is taken.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from theory.bound import LOG_IMPOSSIBLE
 from theory.errors import InputError
 from theory.margin import Margins, margins
 from theory.mixture import QueryLaw, Rule
+from theory.quadratic import QuadraticLaw
 
 # Golden-section steps over log l: the bracket shrinks by 0.618 each, to 1e-7 in l and so to rounding in the bound.
 _STEPS = 42
@@ -40,55 +41,52 @@ def log_bases(rule: Rule, law: QueryLaw, found: Margins, members: Bool[np.ndarra
     tasks = np.unique(law.task[members])
     if tasks.size != 1:
         raise InputError("members", f"belong to tasks {tasks.tolist()}; a batch holds queries of one task")
+    wrong = rule.signatures.task[found.wrong]
+    rows = np.flatnonzero(members[found.component] & (wrong != tasks[0]))
+    rows = rows[np.argsort(wrong[rows], kind="stable")]
     log_weight = np.log(law.weights / law.weights[members].sum())
     out = np.full(rule.signatures.tasks, -np.inf)
-    task = rule.signatures.task[found.wrong]
-    for i in range(rule.signatures.tasks):
-        if i != tasks[0]:
-            rows = np.flatnonzero(members[found.component] & (task == i))
-            out[i] = _log_base(found, rows, log_weight[found.component[rows]], float(rule.slack[i]))
+    others = np.unique(wrong[rows])
+    out[others] = _least_sums(found.margin[rows], wrong[rows], log_weight[found.component[rows]], rule.slack)
     return out
 
 
-def _log_base(found: Margins, rows: np.ndarray, log_weight: np.ndarray, slack: float) -> float:
+def _least_sums(
+    margin: QuadraticLaw, task: Int[np.ndarray, " P"], log_weight: Float[np.ndarray, " P"], slacks: Float[np.ndarray, " m"]
+) -> Float[np.ndarray, " g"]:
+    """The least sum over l of each of g tasks, whose margins lie one after another; all searches go step by step together."""
+    others, start, group = np.unique(task, return_index=True, return_inverse=True)
+    slack = slacks[others]
     # Margins carry the slack of rule "mixture"; a power of a sum needs less of it: none up to l = 1/2.
-    law = found.margin[rows].shifted(slack)
-    sure = law.surely_positive()
+    law = margin.shifted(slacks[task])
+    limit = np.minimum.reduceat(law.limit(), start)
+    scale = np.sqrt(np.maximum.reduceat(law.variance(), start))
+    sure = np.logical_and.reduceat(law.surely_positive(), start) & (slack == 0)
 
-    def value(log_theta: float) -> float:
-        theta = np.full(len(law), np.exp(log_theta))
+    def values(log_theta: Float[np.ndarray, " g"]) -> Float[np.ndarray, " g"]:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            terms = log_weight + law.log_laplace(theta[:, None])[:, 0] + law.rounding(theta)
-        if np.isnan(terms).any():
-            return np.inf
-        top = terms.max()
-        if not np.isfinite(top):
-            return float(top)
-        return float(top + np.log(np.exp(terms - top).sum()) + max(0.0, np.exp(log_theta) - 0.5) * slack)
+            theta = np.exp(log_theta)
+            each = theta[group]
+            terms = log_weight + law.log_laplace(each[:, None])[:, 0] + law.rounding(each)
+            top = np.maximum.reduceat(terms, start)
+            total = top + np.log(np.add.reduceat(np.exp(terms - top[group]), start)) + np.maximum(0.0, theta - 0.5) * slack
+        # Beyond the limit a moment is infinite, or no number, as its allowance for rounding is: such an l bounds nothing.
+        return np.where(np.isnan(total), np.inf, total)
 
-    limit = float(law.limit().min())
-    scale = float(np.sqrt(law.variance()).max())
-    natural = 1 / scale if scale > 0 else 1.0
-    low = np.log(natural) - 25
-    high = np.log(limit) - 1e-12 if np.isfinite(limit) else np.log(natural) + 25
-    if high <= low:
-        low = high - 25
-    if sure.all() and slack == 0:
-        return float(LOG_IMPOSSIBLE)
+    natural = -np.log(np.where(scale > 0, scale, 1.0))
+    high = np.where(np.isfinite(limit), np.log(limit) - 1e-12, natural + 25)
     # The sum is convex in l, hence unimodal in log l; whatever the search returns is a bound.
-    a, b = low, high
+    a, b = natural - 25, high
     x, y = b - _GOLDEN * (b - a), a + _GOLDEN * (b - a)
-    fx, fy = value(x), value(y)
+    fx, fy = values(x), values(y)
     for _ in range(_STEPS):
-        if fx <= fy:
-            b, y, fy = y, x, fx
-            x = b - _GOLDEN * (b - a)
-            fx = value(x)
-        else:
-            a, x, fx = x, y, fy
-            y = a + _GOLDEN * (b - a)
-            fy = value(y)
-    return min(fx, fy)
+        left = fx <= fy
+        a, b = np.where(left, a, x), np.where(left, y, b)
+        inner = np.where(left, b - _GOLDEN * (b - a), a + _GOLDEN * (b - a))
+        found = values(inner)
+        x, y = np.where(left, inner, y), np.where(left, x, inner)
+        fx, fy = np.where(left, found, fy), np.where(left, fx, found)
+    return np.where(sure, LOG_IMPOSSIBLE, np.minimum(fx, fy))
 
 
 def batch_bound(bases: Float[np.ndarray, " m"], size: int) -> float:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Int
 from scipy import special
 
 from theory.bound import Assumption, Bound, nothing_known
 from theory.errors import InputError
+from theory.frames import data_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Relative error allowed to the inverse beta functions (5e-14 was seen against 60 digits); limits are rounded outwards by it.
 _ROUNDING = 1e-12
@@ -167,7 +171,7 @@ class Certificates:
 
     def frame(self) -> pd.DataFrame:
         """One row per task and one, with task None, for the pool; the fields of `Bound.to_dict`."""
-        return pd.DataFrame([{"task": name, **bound.to_dict()} for name, bound in [*self.tasks.items(), (None, self.overall)]])
+        return data_frame([{"task": name, **bound.to_dict()} for name, bound in [*self.tasks.items(), (None, self.overall)]])
 
 
 def simultaneous_certificates(

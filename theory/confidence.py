@@ -15,19 +15,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
-from scipy import stats
 from scipy.special import logsumexp
 
 from theory.balls import kl_ball, renyi_ball
 from theory.bound import Bound
 from theory.errors import InputError
+from theory.frames import data_frame
 from theory.ladder import ladder
-from theory.mixture import QueryLaw, Rule, Signatures
+from theory.mixture import QueryLaw, Rule
+from theory.signatures import Signatures
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Orders of the Renyi balls; the best one grows with -log p and with n, and is limited by the smallest eigenvalue of the
 # estimate.
@@ -121,7 +125,9 @@ def divergence_radius(
     second = draws // 2
     # The least k whose k-th smallest of `second` values covers less than 1 - 0.9 beta with probability at most 0.1
     # beta.
-    k = int(stats.binom.isf(_SIMULATION * each, second, 1 - (1 - _SIMULATION) * each)) + 1
+    from scipy.stats import binom
+
+    k = int(binom.isf(_SIMULATION * each, second, 1 - (1 - _SIMULATION) * each)) + 1
     if k > second:
         least = int(np.ceil(2.3 * np.log(1 / (_SIMULATION * each)) / each))
         raise InputError(
@@ -259,7 +265,7 @@ class Confident:
         rows: list[tuple[str, int | None, int | None, dict[str, Bound]]] = [("overall", None, None, self.overall)]
         rows += [("task", k, None, rungs) for k, rungs in self.tasks.items()]
         rows += [("cluster", k, t, rungs) for (k, t), rungs in self.clusters.items()]
-        frame = pd.DataFrame(
+        frame = data_frame(
             {"level_of": level, "task": k, "cluster": t, "rung": name, **bound.to_dict()}
             for level, k, t, rungs in rows
             for name, bound in rungs.items()

@@ -21,3 +21,18 @@ class InputError(ValueError):
         self.argument = argument
         self.problem = problem
         super().__init__(f"{argument}: {problem}")
+
+
+class MissingExtra(InputError, ImportError):
+    """What was asked for needs a package that is not installed, of an extra of this project.
+
+    Parameters
+    ----------
+    package : str
+        The package that is missing.
+    extra : str
+        The extra that brings it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(package, f"not installed; the extra `{extra}` brings it: pip install 'proteus-bounds[{extra}]'")

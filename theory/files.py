@@ -15,9 +15,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from theory.errors import InputError
+from theory.gaussians import Gaussians
 from theory.lowrank import LowRankGaussians, LowRankSignatures
-from theory.mixture import Gaussians, QueryLaw, Signatures
+from theory.mixture import QueryLaw
 from theory.product import ProductGaussians, ProductSignatures
+from theory.signatures import Signatures
 
 # How the name of a temporary file ends; one stays behind only if the process is killed while it writes.
 UNFINISHED = ".unfinished"

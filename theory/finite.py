@@ -1,33 +1,51 @@
-"""Finite samples: what estimating a signature does to its energies and to the retrieval error (theory/README.md, finite samples).
+"""Finite samples: the retrieval error of estimated signatures, bounded and simulated (theory/README.md, finite samples).
 
-Throughout, a component is estimated by the mean and the unbiased covariance ``S`` of n independent samples of its own
-Gaussian, so that ``(n-1) S`` is Wishart with n - 1 degrees of freedom, independent of the mean. The embedding dimension
-d is at least 1.
+What estimating does to a component's own distance and determinant is in `theory.sample_moments`, whose names this module has, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import special
 from scipy.linalg import cho_solve
-from scipy.special import digamma, gammaln, logsumexp
+from scipy.special import gammaln, logsumexp
 
 from theory.bound import Assumption, Bound
 from theory.errors import InputError
 from theory.exact import tail_probability
+from theory.frames import data_frame
 from theory.margin import margins
-from theory.mixture import QueryLaw, Rule, Signatures, well_specified
+from theory.mixture import QueryLaw, Rule, well_specified
 from theory.quadratic import QuadraticLaw
+from theory.sample_moments import ADVICE, inverse_bias, log_det_bias, own_distance, own_distance_mean, plug_in_favour
+from theory.signatures import Signatures
 from theory.tails import log_chernoff, log_chernoff_upper
 
-_ADVICE = "use a shrinkage estimator of the covariance (Ledoit-Wolf, OAS), a shared covariance, or fewer dimensions"
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "Estimator",
+    "PlugInBound",
+    "PlugInErrors",
+    "exceedance",
+    "inverse_bias",
+    "log_det_bias",
+    "log_det_limit",
+    "own_distance",
+    "own_distance_mean",
+    "pair_forms",
+    "plug_in_bound",
+    "plug_in_errors",
+    "plug_in_favour",
+]
+
 _GIVEN = "each component is estimated by the mean and unbiased covariance of independent samples of its own Gaussian"
 _MARKOV = "expected error over the draw of the signature; P(error >= x) <= value / x"
 # Floor of the log-probability of a cell: below it scipy's distribution functions round to zero.
@@ -42,112 +60,6 @@ _PARTS = (1.0, 0.5, 0.2)
 _FAR = 6.0
 # Bytes of dense forms that are decomposed at once.
 _CHUNK_BYTES = 64 * 2**20
-
-
-def own_distance(n: int, d: int) -> Any:
-    """F1: the exact law of ``Qhat = (x - xbar)' S^-1 (x - xbar)`` for a fresh x of the same Gaussian.
-
-    ``Qhat ~ d (n^2 - 1)/(n (n - d)) F(d, n - d)`` (Hotelling 1931: ``x - xbar`` has covariance ``(1 + 1/n) Lam`` and is
-    independent of S). As n grows this is chi2_d, the law of Q under the true signature.
-
-    Parameters
-    ----------
-    n : int
-        Samples, more than d.
-    d : int
-        Dimension.
-
-    Returns
-    -------
-    frozen distribution of scipy.stats
-        Its mean is infinite for ``n <= d + 2``; see `own_distance_mean`.
-
-    Raises
-    ------
-    InputError
-        If n <= d: S is singular, and no plug-in distance exists.
-    """
-    n, d = _sizes(n, d, 1)
-    return stats.f(d, n - d, scale=d * (n - 1) * (n + 1) / (n * (n - d)))
-
-
-def own_distance_mean(n: int, d: int) -> float:
-    """F1: ``E Qhat = d (n^2 - 1)/(n (n - d - 2))``, of a fresh point's plug-in distance to its own component.
-
-    Raises
-    ------
-    InputError
-        If n <= d + 2, where the mean is infinite.
-    """
-    n, d = _sizes(n, d, 3)
-    return d * (n - 1) * (n + 1) / (n * (n - d - 2))
-
-
-def log_det_bias(n: int, d: int) -> float:
-    """F2: ``E log det S - log det Lam = sum_{j<d} digamma((n-1-j)/2) - d log((n-1)/2)``, at most 0.
-
-    From Bartlett: ``det W = det Lam prod_j chi2_{n-1-j}`` with independent factors, and
-    ``E log chi2_k = digamma(k/2) + log 2``.
-
-    Raises
-    ------
-    InputError
-        If n <= d.
-    """
-    n, d = _sizes(n, d, 1)
-    return float((digamma((n - 1 - np.arange(d)) / 2) - np.log((n - 1) / 2)).sum())
-
-
-def inverse_bias(n: int, d: int) -> float:
-    """F3: the factor ``(n - 1)/(n - d - 2)`` in ``E S^-1 = factor * Lam^-1``.
-
-    Raises
-    ------
-    InputError
-        If n <= d + 2, where the mean is infinite.
-    """
-    n, d = _sizes(n, d, 3)
-    return (n - 1) / (n - d - 2)
-
-
-def plug_in_favour(n: ArrayLike, d: int, delta: float = 0.0) -> pd.DataFrame:
-    """How much a plug-in energy is too large on average, by the number of samples: the rule favours components of small excess.
-
-    For a query whose law has separation ``delta`` from the true component (0 for the component's own queries, under
-    which ``E Q = d``), ``E Qhat = (n-1)/(n-d-2) d (1 + delta + 1/n)`` by F3 and the independence of mean and
-    covariance, and the log-determinant adds F2. For ``delta = 0`` the excess is twice the expected Kullback-Leibler
-    divergence from the component to its estimate, hence positive, and a positive delta adds to it: the distance is too
-    large by more than the log-determinant is too small. On average a task with few samples loses own queries to tasks with
-    many, and attracts fewer of theirs.
-
-    Parameters
-    ----------
-    n : (N,) int array
-        Samples per component, more than d + 2.
-    d : int
-    delta : float
-        At least -1.
-
-    Returns
-    -------
-    DataFrame
-        One row an n: `n`, `distance` (``E Qhat``), `log_det` (F2), `energy` (their sum: expected plug-in energy less
-        ``log det Lam``), and `excess` (`energy` less its limit ``d (1 + delta)``).
-
-    Raises
-    ------
-    InputError
-        If some n <= d + 2, or delta is below -1 or not finite.
-    """
-    if not -1 <= delta < np.inf:
-        raise InputError("delta", f"{delta} is not a finite separation of at least -1")
-    table = []
-    for size in np.atleast_1d(np.asarray(n)).tolist():
-        distance = inverse_bias(size, d) * d * (1 + delta + 1 / size)
-        log_det = log_det_bias(size, d)
-        energy = distance + log_det
-        table.append({"n": size, "distance": distance, "log_det": log_det, "energy": energy, "excess": energy - d * (1 + delta)})
-    return pd.DataFrame(table)
 
 
 @dataclass(frozen=True)
@@ -286,6 +198,8 @@ def _reference(signatures: Signatures, law: QueryLaw, c: int) -> int:
 
 def _pair(signatures: Signatures, law: QueryLaw, counts: np.ndarray, c: int, t: int, s: int, cells: int) -> float:
     """Log of the bound on the expected probability of ``Ehat_s <= Ehat_t`` under component c, at most 0."""
+    from scipy.stats import chi2
+
     d = signatures.dimension
     n_t, n_s = int(counts[t]), int(counts[s])
     own, other = pair_forms(signatures, law, c, t, n_t, s, n_s)
@@ -296,7 +210,9 @@ def _pair(signatures: Signatures, law: QueryLaw, counts: np.ndarray, c: int, t: 
         rows = max(1, _CHUNK_BYTES // (8 * 4 * d * d))
         for start in range(0, G_t.size, rows):
             a, b = ((n_s - 1) / G_s[start : start + rows]), ((n_t - 1) / G_t[start : start + rows])
-            A, g, const = (np.multiply.outer(a, y) - np.multiply.outer(b, x) for x, y in zip(own, other, strict=True))
+            A, g, const = (
+                np.multiply.outer(a, np.asarray(y)) - np.multiply.outer(b, np.asarray(x)) for x, y in zip(own, other, strict=True)
+            )
             parts.append(QuadraticLaw.of_forms(A, g, const + constant))
         return QuadraticLaw(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("w", "g", "s", "c")))
 
@@ -309,11 +225,11 @@ def _pair(signatures: Signatures, law: QueryLaw, counts: np.ndarray, c: int, t: 
         # The own distance is largest for small G_t, the wrong one smallest for large G_s; beyond the last edge the pair
         # is given up.
         scores = np.linspace(special.ndtri_exp(part * level - _FAR), 1.5, cells + 1)
-        edges_t = stats.chi2.ppf(special.ndtr(scores), n_t - d)
-        edges_s = stats.chi2.isf(special.ndtr(scores), n_s - d)
+        edges_t = chi2.ppf(special.ndtr(scores), n_t - d)
+        edges_s = chi2.isf(special.ndtr(scores), n_s - d)
         if edges_t[0] <= 0:
             continue
-        below, above = stats.chi2.cdf(edges_t, n_t - d), stats.chi2.sf(edges_s, n_s - d)
+        below, above = chi2.cdf(edges_t, n_t - d), chi2.sf(edges_s, n_s - d)
         i, j = (index.ravel() for index in np.meshgrid(np.arange(cells + 1), np.arange(cells + 1), indexing="ij"))
         mass = _log_steps(below)[i] + _log_steps(above)[j]
         corners = margin(edges_t[i], edges_s[j])
@@ -417,7 +333,7 @@ class PlugInErrors:
     def quantiles(self, levels: ArrayLike = (0.05, 0.25, 0.5, 0.75, 0.95)) -> pd.DataFrame:
         """Quantiles over the draws of the error and of its upper bound."""
         levels = np.atleast_1d(np.asarray(levels, dtype=np.float64))
-        return pd.DataFrame(
+        return data_frame(
             {
                 "level": levels,
                 "error": np.quantile(np.exp(self.log_error), levels),
@@ -427,7 +343,7 @@ class PlugInErrors:
 
     def frame(self) -> pd.DataFrame:
         """One row a draw: `error`, `upper`, `exact`."""
-        return pd.DataFrame({"error": np.exp(self.log_error), "upper": np.exp(self.log_upper), "exact": self.exact})
+        return data_frame({"error": np.exp(self.log_error), "upper": np.exp(self.log_upper), "exact": self.exact})
 
 
 Estimator = Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "d d"]]
@@ -483,13 +399,13 @@ def plug_in_errors(
     sizes = np.cumsum([len(pairs[0]) for pairs in log_pairs])
     upper, exact, error = np.empty(draws + 1), np.zeros(draws + 1, dtype=bool), np.empty(draws + 1)
     single = signatures.tasks == 2 and len(signatures) == 2
-    for row, ((_, component), stop) in enumerate(zip(log_pairs, sizes, strict=True)):
+    for j, ((_, component), stop) in enumerate(zip(log_pairs, sizes, strict=True)):
         rows = slice(stop - component.size, stop)
         union = np.full(C, -np.inf)
         np.logaddexp.at(union, component, tail.log_high[rows])
-        upper[row] = min(0.0, logsumexp(np.minimum(union, 0.0), b=law.weights) + 1e-14)
-        exact[row] = single and tail.exact[rows].all()
-        error[row] = min(upper[row], logsumexp(tail.log_p[rows], b=law.weights[component])) if exact[row] else np.nan
+        upper[j] = min(0.0, logsumexp(np.minimum(union, 0.0), b=law.weights) + 1e-14)
+        exact[j] = single and tail.exact[rows].all()
+        error[j] = min(upper[j], logsumexp(tail.log_p[rows], b=law.weights[component])) if exact[j] else np.nan
     if not exact[1:].all():
         x, label = law.sample(simulations, rng)
         truth = law.task[label]
@@ -531,16 +447,6 @@ def _draw(signatures: Signatures, counts: np.ndarray, rng: np.random.Generator, 
     return Signatures(means, covariances, signatures.task, signatures.weights)
 
 
-def _sizes(n: int, d: int, above: int) -> tuple[int, int]:
-    for name, value in (("n", n), ("d", d)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise InputError(name, f"{value!r} is not a whole number of at least 1")
-    if n < d + above:
-        what = "the sample covariance is singular" if above == 1 else "the plug-in distance has no finite mean"
-        raise InputError("n", f"with {n} samples in {d} dimensions {what}; needs at least {d + above}, or {_ADVICE}")
-    return int(n), int(d)
-
-
 def _counts(signatures: Signatures, counts: ArrayLike | None, plug_in: bool) -> Int[np.ndarray, " K"]:
     K, d = signatures.means.shape
     given = signatures.counts if counts is None else counts
@@ -551,5 +457,5 @@ def _counts(signatures: Signatures, counts: ArrayLike | None, plug_in: bool) -> 
         raise InputError("counts", f"needs {K} positive integers, one a component")
     if plug_in and (given <= d).any():
         k = int(np.argmin(given))
-        raise InputError(f"counts[{k}]", f"{given[k]} samples leave the covariance in {d} dimensions singular; {_ADVICE}")
+        raise InputError(f"counts[{k}]", f"{given[k]} samples leave the covariance in {d} dimensions singular; {ADVICE}")
     return given.astype(np.int64)

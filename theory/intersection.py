@@ -48,7 +48,7 @@ class Forms:
         flat = self.A.reshape(len(self.c), -1)
         return 2 * flat @ flat.T + self.b @ self.b.T
 
-    def __getitem__(self, rows: object) -> Forms:
+    def __getitem__(self, rows: slice | list[int] | np.ndarray) -> Forms:
         """Some of the forms."""
         return Forms(self.A[rows], self.b[rows], self.c[rows])
 

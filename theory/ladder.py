@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
 
@@ -21,13 +20,18 @@ from theory.bound import Assumption, Bound, nothing_known
 from theory.certificates import certificate
 from theory.errors import InputError
 from theory.exact import TailProbability, tail_probability
+from theory.frames import data_frame
 from theory.margin import Margins, margins
-from theory.mixture import QueryLaw, Rule, Signatures, well_specified
+from theory.mixture import QueryLaw, Rule, well_specified
 from theory.robust import Student, log_cantelli, log_moments, log_scale_mixture, log_unimodal
 from theory.sampling import SOURCE as SIMULATION
 from theory.sampling import Simulated, simulate, simulate_rare
+from theory.signatures import Signatures
 from theory.tails import log_chernoff, log_lower_bernstein
 from theory.unions import PerComponent, second_order, separation_bound, split_bound, summed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RUNGS = ("L1", "L1b", "L2", "L3", "L4", "L5", "L5b", "L6", "L7", "L8", "L9", "L10", "L11", "L12")
 SOURCES = {
@@ -124,7 +128,7 @@ class Ladder:
 
     def frame(self) -> pd.DataFrame:
         """One row per level, unit and rung, with the fields of `Bound.to_dict`."""
-        rows = [("overall", None, None, self.overall)]
+        rows: list[tuple[str, int | None, int | None, dict[str, Bound]]] = [("overall", None, None, self.overall)]
         rows += [("task", k, None, rungs) for k, rungs in self.tasks.items()]
         rows += [("cluster", k, t, rungs) for (k, t), rungs in self.clusters.items()]
         optional = dict.fromkeys(("log_lower", "estimate", "log_estimate"))
@@ -133,7 +137,7 @@ class Ladder:
             for level, k, t, rungs in rows
             for name, bound in rungs.items()
         ]
-        frame = pd.DataFrame(table)
+        frame = data_frame(table)
         binding = frame.pop("binding")
         frame["binding_task"] = [b[0] if b else None for b in binding]
         frame["binding_component"] = [b[1] if b else None for b in binding]

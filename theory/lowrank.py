@@ -5,14 +5,16 @@ What they stand for: theory/README.md, Setting.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from theory.arrays import check_finite
 from theory.errors import InputError
-from theory.mixture import Gaussians, StructuredSignatures
+from theory.gaussians import Gaussians, GaussianStack
+from theory.signatures import StructuredSignatures
 
 # Scoring takes blocks of rows of about this many bytes, so that they stay in cache.
 _SCORE_BYTES = 2**20
@@ -25,16 +27,13 @@ def _checked(argument: str, values: np.ndarray, wanted: tuple[int, ...] | None =
     out = np.array(values, dtype=np.float64)
     if wanted is not None and out.shape != wanted:
         raise InputError(argument, f"has shape {out.shape}; the means need {wanted}")
-    bad = ~np.isfinite(out)
-    if bad.any():
-        where = tuple(int(j) for j in np.argwhere(bad)[0])
-        raise InputError(argument, f"holds {int(bad.sum())} NaN or infinite values, the first at index {where}; remove or mend them")
+    check_finite(argument, out)
     out.flags.writeable = False
     return out
 
 
 @dataclass(frozen=True)
-class LowRankGaussians:
+class LowRankGaussians(GaussianStack):
     """A stack of Gaussians with covariances ``Lam_k = diag(psi_k) + F_k F_k'``.
 
     Where a `Gaussians` is scored with or read, this can stand: distances, energies and log-determinants come from the
@@ -61,6 +60,12 @@ class LowRankGaussians:
     ----------
     log_dets : (K,) array
         ``log det Lam_k``.
+    axes : (K, d, p) array
+        ``U``, with p = min(d, r).
+    shrink : (K, p) array
+        ``1 / sqrt(1 + s_j^2)``.
+    scales : (K, d) array
+        ``psi^-1/2``.
 
     Raises
     ------
@@ -73,9 +78,9 @@ class LowRankGaussians:
     factors: Float[np.ndarray, "K d r"]
     diagonals: Float[np.ndarray, "K d"]
     log_dets: Float[np.ndarray, " K"] = field(init=False, repr=False)
-    _axes: Float[np.ndarray, "K d p"] = field(init=False, repr=False)
-    _shrink: Float[np.ndarray, "K p"] = field(init=False, repr=False)
-    _scales: Float[np.ndarray, "K d"] = field(init=False, repr=False)
+    axes: Float[np.ndarray, "K d p"] = field(init=False, repr=False)
+    shrink: Float[np.ndarray, "K p"] = field(init=False, repr=False)
+    scales: Float[np.ndarray, "K d"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         means = _checked("means", self.means)
@@ -107,25 +112,34 @@ class LowRankGaussians:
             ("factors", factors),
             ("diagonals", diagonals),
             ("log_dets", log_dets),
-            ("_axes", axes),
-            ("_shrink", 1 / spread),
-            ("_scales", 1 / roots),
+            ("axes", axes),
+            ("shrink", 1 / spread),
+            ("scales", 1 / roots),
         ):
             value.flags.writeable = False
             object.__setattr__(self, name, value)
-
-    def __len__(self) -> int:
-        return self.means.shape[0]
-
-    @property
-    def dimension(self) -> int:
-        """The embedding dimension d."""
-        return self.means.shape[1]
 
     @property
     def rank(self) -> int:
         """The number of columns r of each factor."""
         return self.factors.shape[2]
+
+    def part(self, components: Int[np.ndarray, " S"] | slice) -> LowRankGaussians:
+        """Some of the Gaussians, in the order given, without decomposing anything anew."""
+        out = object.__new__(LowRankGaussians)
+        for item in fields(self):
+            value = getattr(self, item.name)[components]
+            value.flags.writeable = False
+            object.__setattr__(out, item.name, value)
+        return out
+
+    @property
+    def loadings(self) -> Float[np.ndarray, "K p d"]:
+        """``W_k`` with ``Lam_k^-1 = diag(1 / psi_k) - W_k' W_k``; made anew at each call.
+
+        The difference loses digits as the condition number grows, which distances and energies do not: see above.
+        """
+        return np.swapaxes(self.axes * self.scales[:, :, None], 1, 2) * np.sqrt((1 - self.shrink) * (1 + self.shrink))[:, :, None]
 
     @property
     def nbytes(self) -> int:
@@ -147,17 +161,12 @@ class LowRankGaussians:
         for start in range(0, x.shape[0], rows):
             block = x[start : start + rows]
             for j, k in enumerate(chosen):
-                y = (block - self.means[k]) * self._scales[k]
-                along = y @ self._axes[k]
-                y -= along @ self._axes[k].T
-                along *= self._shrink[k]
+                y = (block - self.means[k]) * self.scales[k]
+                along = y @ self.axes[k]
+                y -= along @ self.axes[k].T
+                along *= self.shrink[k]
                 out[start : start + rows, j] = np.einsum("nd,nd->n", y, y) + np.einsum("nr,nr->n", along, along)
         return out
-
-    def energies(self, x: Float[np.ndarray, "n d"], components: Int[np.ndarray, " S"] | None = None) -> Float[np.ndarray, "n S"]:
-        """Energies ``Q_k(x) + log det Lam_k`` (minus twice the log-density, up to a constant)."""
-        chosen = slice(None) if components is None else components
-        return self.mahalanobis(x, components) + self.log_dets[chosen]
 
     @cached_property
     def dense(self) -> Gaussians:

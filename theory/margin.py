@@ -164,13 +164,22 @@ def stacked_rows(spaces: Int[np.ndarray, " V"], d: int) -> Int[np.ndarray, " Vd"
 Forms = tuple[Float[np.ndarray, "n D D"], Float[np.ndarray, "n D"], Float[np.ndarray, " n"]]
 
 
-def score_forms(rule: Rule, components: np.ndarray, space: int | None, mean: np.ndarray, factor: np.ndarray) -> Forms:
+def score_forms(
+    rule: Rule,
+    components: np.ndarray,
+    space: int | None,
+    mean: np.ndarray,
+    factor: np.ndarray,
+    whiteners: Float[np.ndarray, "n d d"] | None = None,
+) -> Forms:
     """Scores of some components as quadratic forms ``z'Az + b'z + c``, for a query ``mean + factor z``, factor (d, D).
 
-    The query is seen in the embedding space of one task, whose background counts; None stands for one shared space.
+    The query is seen in the embedding space of one task, whose background counts; None stands for one shared space. Where the
+    whiteners of all components would be too much to hold, those of the given ones can be handed in.
     """
     signatures = rule.signatures
-    a, pulled, A = _grams(signatures.gaussians.whiteners, components, mean - signatures.means[components], factor)
+    chosen = (signatures.gaussians.whiteners, components) if whiteners is None else (whiteners, np.arange(len(components)))
+    a, pulled, A = _grams(*chosen, mean - signatures.means[components], factor)
     b = 2 * pulled
     c = np.einsum("ni,ni->n", a, a)
     if rule.kind == "angular":

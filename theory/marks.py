@@ -9,22 +9,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol
-
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from theory import palette
-from theory.errors import InputError
+from theory.errors import InputError, MissingExtra
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 # Probabilities below this are drawn at it: a little further down the floats end.
 LEAST = 1e-300
 # Points across a marker.
 SIZE = 5.0
 # Where a legend goes that would hide something inside: below the labels of the axis, however tall the axes are.
-BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 5.0}
+BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 5.0}
 _DOLLAR = re.compile(r"(?<!\\)\$")
 Direction = Literal["x", "y"]
 
@@ -58,10 +58,19 @@ class Limit(Protocol):
 
 
 def axes_or_new(ax: Axes | None) -> Axes:
-    """The Axes given, or those of a new figure."""
+    """The Axes given, or those of a new figure.
+
+    Raises
+    ------
+    MissingExtra
+        If Matplotlib, of the extra `figures`, is not installed.
+    """
     if ax is not None:
         return ax
-    from matplotlib import pyplot
+    try:
+        from matplotlib import pyplot
+    except ModuleNotFoundError as error:
+        raise MissingExtra("matplotlib", "figures") from error
 
     return pyplot.subplots(layout="constrained")[1]
 
@@ -92,6 +101,8 @@ def probability(log_value: float) -> float:
 
 def log_ticks(ax: Axes, direction: Direction, low: float, high: float, *extra: tuple[float, str]) -> None:
     """Ticks of a logarithmic axis from `low` to `high` as plain numbers or powers of ten, some five of them, and some extra ones."""
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
     orders = math.log10(high / low)
     steps = (1, 2, 5) if orders < 1.7 else (1,)
     every = max(1, math.ceil(orders / 5))
@@ -206,14 +217,14 @@ def draw_bounds(
     for kind, points in groups.items():
         if not points:
             continue
-        x, y = zip(*points, strict=True)
+        x, height = zip(*points, strict=True)
         if kind == " contradicted":
-            ax.plot(x, y, "x", color=palette.BROKEN, markersize=SIZE + 3, markeredgewidth=1.2, label=f"_{name}{kind}", zorder=6)
+            ax.plot(x, height, "x", color=palette.BROKEN, markersize=SIZE + 3, markeredgewidth=1.2, label=f"_{name}{kind}", zorder=6)
             continue
         face = style.colour if kind == "" else "white"
         ax.plot(
             x,
-            y,
+            height,
             style.marker,
             color=style.colour,
             markerfacecolor=face,
@@ -224,11 +235,12 @@ def draw_bounds(
             zorder=5,
         )
         if kind == " no guarantee":
-            ax.plot(x, y, "_", color=style.colour, markersize=SIZE + 4, markeredgewidth=0.8, label=f"_{name} struck", zorder=5)
+            ax.plot(x, height, "_", color=style.colour, markersize=SIZE + 4, markeredgewidth=0.8, label=f"_{name} struck", zorder=5)
 
 
 def key_of_marks(names: Sequence[str] = (), contradicted: str = "", rejected: str = "no guarantee") -> list[Line2D]:
     """Handles of a legend: the rungs, and what struck through and crossed mean, where either occurs."""
+    from matplotlib.lines import Line2D
 
     def mark(marker: str, colour: str, face: str, label: str) -> Line2D:
         return Line2D([], [], linestyle="none", marker=marker, color=colour, markerfacecolor=face, markersize=SIZE, label=label)

@@ -1,323 +1,23 @@
-"""Gaussian components, the signatures made of them, and the rule that retrieves a task from their energies."""
+"""The rule that retrieves a task from the energies of signatures, and the law of the queries that bounds are about."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.linalg import solve_triangular
 
+from theory.arrays import check_finite, kept, symmetrised
 from theory.bound import Assumption
 from theory.errors import InputError
+from theory.gaussians import Gaussians
+from theory.signatures import Signatures
 
-# Relative asymmetry that is taken for rounding (and averaged away); above it a matrix is refused.
-_ASYMMETRY = 1e-8
-# Scoring whitens blocks of rows whose products take about this many bytes, so that they stay in cache.
-_SCORE_BYTES = 2**21
-# Fewer rows than this make a matrix product inefficient.
-_SCORE_ROWS = 128
+__all__ = ["Gaussians", "QueryLaw", "Rule", "RuleKind", "Signatures", "well_specified"]
+
 # Greatest exponent of a scale of the angular rule: its products with distances must stay finite.
 _GREATEST_EXPONENT = 300.0
-
-
-def _finite(argument: str, values: np.ndarray) -> None:
-    bad = ~np.isfinite(values)
-    if bad.any():
-        where = tuple(int(j) for j in np.argwhere(bad)[0])
-        raise InputError(argument, f"holds {int(bad.sum())} NaN or infinite values, the first at index {where}; remove or mend them")
-
-
-def _kept(values: np.ndarray) -> np.ndarray:
-    """The array as float64, without a copy if nobody can write to it any more."""
-    out = np.asarray(values, dtype=np.float64)
-    if out is values and (out.flags.writeable or out.base is not None):
-        out = out.copy()
-    return out
-
-
-def _symmetric(argument: str, covariances: np.ndarray) -> np.ndarray:
-    """The matrices, averaged with their transposes where they differ by no more than rounding.
-
-    Raises
-    ------
-    InputError
-        If one differs by more.
-    """
-    for k, matrix in enumerate(covariances):
-        skew = float(np.abs(matrix - matrix.T).max())
-        if skew > _ASYMMETRY * np.abs(matrix).max():
-            raise InputError(f"{argument}[{k}]", f"is not symmetric (largest difference {skew:.3g}); pass (C + C.T) / 2 if that is meant")
-        if skew > 0:
-            if not covariances.flags.writeable:
-                covariances = covariances.copy()
-            covariances[k] = (matrix + matrix.T) / 2
-    return covariances
-
-
-@dataclass(frozen=True)
-class Gaussians:
-    """A stack of Gaussians, each factored once.
-
-    Parameters
-    ----------
-    means : (K, d) array
-    covariances : (K, d, d) array
-        Symmetric (to rounding) and positive definite.
-
-    Attributes
-    ----------
-    whiteners : (K, d, d) array
-        Inverse Cholesky factors ``L_k^-1``, lower triangular, so that ``Q_k(x) = |L_k^-1 (x - mu_k)|^2``.
-    log_dets : (K,) array
-        ``log det Lam_k``.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree, a value is NaN or infinite, or a covariance is not symmetric positive definite.
-    """
-
-    means: Float[np.ndarray, "K d"]
-    covariances: Float[np.ndarray, "K d d"]
-    whiteners: Float[np.ndarray, "K d d"] = field(init=False, repr=False)
-    log_dets: Float[np.ndarray, " K"] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        means, covariances = _kept(self.means), _kept(self.covariances)
-        if means.ndim != 2 or 0 in means.shape:
-            raise InputError("means", f"has shape {means.shape}; needs (K, d) with K, d >= 1")
-        K, d = means.shape
-        if covariances.shape != (K, d, d):
-            raise InputError("covariances", f"has shape {covariances.shape}; means of shape {means.shape} need {(K, d, d)}")
-        _finite("means", means)
-        # One matrix at a time from here on: temporaries of the whole stack would double the memory.
-        for k in range(K):
-            _finite(f"covariances[{k}]", covariances[k])
-        covariances = _symmetric("covariances", covariances)
-        identity = np.eye(d)
-        whiteners = np.empty_like(covariances)
-        log_dets = np.empty(K)
-        for k in range(K):
-            try:
-                factor = np.linalg.cholesky(covariances[k])
-            except np.linalg.LinAlgError:
-                low = float(np.linalg.eigvalsh(covariances[k])[0])
-                raise InputError(
-                    f"covariances[{k}]", f"is not positive definite (smallest eigenvalue {low:.3g}); shrink it or drop the component"
-                ) from None
-            pivots = np.diagonal(factor)
-            # A pivot this small is rounding noise: the factor exists but the energies it gives would be arbitrary.
-            if pivots.min() ** 2 <= 4 * d * np.finfo(np.float64).eps * pivots.max() ** 2:
-                raise InputError(f"covariances[{k}]", "is singular to working precision; shrink it or drop the component")
-            whiteners[k] = solve_triangular(factor, identity, lower=True, check_finite=False)
-            log_dets[k] = 2 * np.log(pivots).sum()
-        for name, value in (("means", means), ("covariances", covariances), ("whiteners", whiteners), ("log_dets", log_dets)):
-            value.flags.writeable = False
-            object.__setattr__(self, name, value)
-
-    def __len__(self) -> int:
-        return self.means.shape[0]
-
-    @property
-    def dimension(self) -> int:
-        """The embedding dimension d."""
-        return self.means.shape[1]
-
-    def mahalanobis(self, x: Float[np.ndarray, "n d"], components: Int[np.ndarray, " S"] | None = None) -> Float[np.ndarray, "n S"]:
-        """Squared Mahalanobis distances ``Q_k(x)`` of every row to every component, as one product per block of rows.
-
-        Parameters
-        ----------
-        x : (n, d) array
-        components : (S,) int array, optional
-            The components to score; all by default.
-        """
-        centre, stacked = self._stacked
-        d, S = self.dimension, len(self)
-        if components is not None:
-            S = len(components)
-            first = int(components[0]) if S else 0
-            if np.array_equal(components, np.arange(first, first + S)):
-                stacked = stacked[:, first * d : (first + S) * d]
-            else:
-                stacked = np.ascontiguousarray(stacked.reshape(d + 1, len(self), d)[:, components].reshape(d + 1, S * d))
-        out = np.empty((x.shape[0], S))
-        rows = min(max(_SCORE_ROWS, _SCORE_BYTES // (8 * S * d)), max(1, x.shape[0]))
-        block, white = np.ones((rows, d + 1)), np.empty((rows, S * d))
-        for start in range(0, x.shape[0], rows):
-            n = min(rows, x.shape[0] - start)
-            np.subtract(x[start : start + n], centre, out=block[:n, :d])
-            product = np.matmul(block[:n], stacked, out=white[:n]).reshape(n, S, d)
-            np.einsum("nkd,nkd->nk", product, product, out=out[start : start + n])
-        return out
-
-    @cached_property
-    def _stacked(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d1 Kd"]]:
-        """A common centre, and all whiteners side by side over a last row of offsets: scoring is one product with it.
-
-        Centring keeps ``|L^-1 x|`` small (whitening far-off rows and subtracting would cancel digits), and the offset as one
-        more row saves a pass over the products.
-        """
-        K, d = self.means.shape
-        centre = self.means.mean(axis=0)
-        stacked = np.empty((d + 1, K * d))
-        stacked[:d] = self.whiteners.reshape(K * d, d).T
-        stacked[d] = -np.einsum("kij,kj->ki", self.whiteners, self.means - centre).reshape(K * d)
-        return centre, stacked
-
-    def energies(self, x: Float[np.ndarray, "n d"], components: Int[np.ndarray, " S"] | None = None) -> Float[np.ndarray, "n S"]:
-        """Energies ``Q_k(x) + log det Lam_k`` (minus twice the log-density, up to a constant)."""
-        chosen = slice(None) if components is None else components
-        return self.mahalanobis(x, components) + self.log_dets[chosen]
-
-
-@dataclass(frozen=True)
-class Signatures:
-    """The Gaussian-mixture signatures of all tasks, their components in one list.
-
-    Parameters
-    ----------
-    means : (K, d) array
-    covariances : (K, d, d) array
-    task : (K,) int array
-        Task of each component, numbered 0 to m - 1, every task with at least one component.
-    weights : (K,) array, optional
-        Mixture weights within each task (normalised here). When given, energies include ``-2 log pi``.
-    counts : (K,) int array, optional
-        Samples from which each component was estimated; finite-sample statements need them.
-    names : tuple of str, optional
-        Task names; ``("0", "1", ...)`` by default.
-
-    Raises
-    ------
-    InputError
-        As `Gaussians`, and for task numbers with gaps, a single task, weights that are not positive, or duplicate names.
-    """
-
-    means: Float[np.ndarray, "K d"]
-    covariances: Float[np.ndarray, "K d d"]
-    task: Int[np.ndarray, " K"]
-    weights: Float[np.ndarray, " K"] | None = None
-    counts: Int[np.ndarray, " K"] | None = None
-    names: tuple[str, ...] = ()
-    gaussians: Gaussians = field(init=False, repr=False)
-    constants: Float[np.ndarray, " K"] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        gaussians = Gaussians(self.means, self.covariances)
-        object.__setattr__(self, "covariances", gaussians.covariances)
-        self._describe(gaussians)
-
-    def _describe(self, gaussians: Gaussians) -> None:
-        """Check everything but the Gaussians, which may be of any kind that is scored alike, and set it."""
-        K = len(gaussians)
-        task = np.asarray(self.task)
-        if task.shape != (K,) or not np.issubdtype(task.dtype, np.integer):
-            raise InputError("task", f"has shape {task.shape} and dtype {task.dtype}; needs one integer for each of the {K} components")
-        task = task.astype(np.int64)
-        present = np.unique(task)
-        m = int(present[-1]) + 1
-        if present[0] != 0 or present.size != m:
-            raise InputError("task", f"numbers {present.tolist()} are not 0 to m - 1 without gaps; renumber the tasks")
-        if m < 2:
-            raise InputError("task", "names one task only; retrieval needs at least two")
-        constants = gaussians.log_dets
-        weights = self.weights
-        if weights is not None:
-            weights = np.array(weights, dtype=np.float64)
-            if weights.shape != (K,):
-                raise InputError("weights", f"has shape {weights.shape}; needs ({K},)")
-            _finite("weights", weights)
-            if (weights <= 0).any():
-                raise InputError("weights", f"entry {int(np.argmin(weights))} is not positive; drop components of no weight")
-            weights = weights / np.bincount(task, weights)[task]
-            constants = constants - 2 * np.log(weights)
-        counts = self.counts
-        if counts is not None:
-            counts = np.array(counts)
-            if counts.shape != (K,) or not np.issubdtype(counts.dtype, np.integer) or (counts < 1).any():
-                raise InputError("counts", f"needs {K} positive integers")
-        names = self.names or tuple(str(k) for k in range(m))
-        if len(names) != m:
-            raise InputError("names", f"has {len(names)} names for {m} tasks")
-        if len(set(names)) != m:
-            raise InputError("names", f"holds the duplicate task name {sorted(n for n in names if names.count(n) > 1)[0]!r}")
-        for name, value in (
-            ("means", gaussians.means),
-            ("task", task),
-            ("weights", weights),
-            ("counts", counts),
-            ("names", tuple(names)),
-            ("gaussians", gaussians),
-            ("constants", constants),
-        ):
-            object.__setattr__(self, name, value)
-
-    def __len__(self) -> int:
-        return self.means.shape[0]
-
-    @property
-    def dimension(self) -> int:
-        """The embedding dimension d."""
-        return self.means.shape[1]
-
-    @property
-    def tasks(self) -> int:
-        """The number of tasks m."""
-        return len(self.names)
-
-    def wrong(self, task: int) -> Int[np.ndarray, " S"]:
-        """Indices of the components of every other task."""
-        return np.flatnonzero(self.task != task)
-
-    def own(self, task: int) -> Int[np.ndarray, " S"]:
-        """Indices of the components of one task."""
-        return np.flatnonzero(self.task == task)
-
-
-class StructuredSignatures(Signatures):
-    """Signatures whose components keep their covariances in another form than dense (`theory.lowrank`, `theory.product`).
-
-    Their dense `covariances` are made when a bound asks for them; a copy of this object with a field replaced has to start from
-    `to_dense`, since it has no dense covariances of its own to copy.
-
-    Parameters
-    ----------
-    gaussians
-        The components of all tasks; read and scored as `Gaussians` are.
-    task, weights, counts, names
-        As for `Signatures`.
-
-    Raises
-    ------
-    InputError
-        As `Signatures`.
-    """
-
-    def __init__(
-        self,
-        gaussians: Any,
-        task: Int[np.ndarray, " K"],
-        weights: Float[np.ndarray, " K"] | None = None,
-        counts: Int[np.ndarray, " K"] | None = None,
-        names: tuple[str, ...] = (),
-    ) -> None:
-        for name, value in (("task", task), ("weights", weights), ("counts", counts), ("names", names)):
-            object.__setattr__(self, name, value)
-        self._describe(gaussians)
-
-    @property
-    def covariances(self) -> Float[np.ndarray, "K d d"]:  # type: ignore[override]
-        """Dense covariances."""
-        return self.gaussians.covariances
-
-    def to_dense(self) -> Signatures:
-        """The same signatures with dense covariances, stored and scored as such."""
-        return Signatures(self.means, self.covariances, self.task, self.weights, self.counts, self.names)
-
 
 RuleKind = Literal["max", "mixture", "angular"]
 
@@ -448,17 +148,14 @@ class Rule:
             views = self.views(*x.shape[1:])
         except InputError as error:
             raise InputError("queries", f"has shape {x.shape}: {error.argument} {error.problem}") from None
-        _finite("queries", x)
+        check_finite("queries", x)
         if x.shape[1] == 1:
             # One space: a background would shift all components alike, so it is left out rather than cancelled.
             out = signatures.gaussians.mahalanobis(x[:, 0])
         else:
             out = np.empty((x.shape[0], len(signatures)))
             for k in range(signatures.tasks):
-                own, seen = signatures.own(k), x[:, views[k]].reshape(len(x), -1)
-                out[:, own] = signatures.gaussians.mahalanobis(seen, own)
-                if self.background is not None:
-                    out[:, own] -= self.background.energies(seen, np.array([k]))
+                out[:, signatures.own(k)] = self._distances(k, x[:, views[k]].reshape(len(x), -1))
         if self.kind == "angular":
             out *= self.scales
         return out + self.offsets
@@ -467,12 +164,38 @@ class Rule:
         """Score of every task from those of its components."""
         order = np.argsort(self.signatures.task, kind="stable")
         starts = np.searchsorted(self.signatures.task[order], np.arange(self.signatures.tasks))
+        return self._combined(scores, order, starts)
+
+    def task_score(self, task: int, seen: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+        """Score of one task, for queries as that task sees them (`views`, stacked): a column of `task_scores`, without the others.
+
+        Raises
+        ------
+        InputError
+            If a value is NaN or infinite.
+        """
+        seen = np.asarray(seen, dtype=np.float64)
+        _finite("queries", seen)
+        own = self.signatures.own(task)
+        scores = self._distances(task, seen)
+        if self.kind == "angular":
+            scores = scores * self.scales[own]
+        return self._combined(scores + self.offsets[own], np.arange(own.size), np.zeros(1, dtype=np.int64))[:, 0]
+
+    def _distances(self, task: int, seen: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n own"]:
+        """Squared distances to the components of one task in its own view, relative to the background's energy if there is one."""
+        out = self.signatures.gaussians.mahalanobis(seen, self.signatures.own(task))
+        return out if self.background is None else out - self.background.energies(seen, np.array([task]))
+
+    def _combined(self, scores: np.ndarray, order: Int[np.ndarray, " K"], starts: Int[np.ndarray, " m"]) -> Float[np.ndarray, "n m"]:
+        """Scores of tasks whose components begin at `starts` in some order of the columns."""
         best = np.minimum.reduceat(scores[:, order], starts, axis=1)
         if self.kind != "mixture":
             return best
         # Relative to the best, so that the sum holds a one and neither underflows nor overflows.
-        apart = np.exp(-(scores - best[:, self.signatures.task]) / 2)
-        return best - 2 * np.log(np.add.reduceat(apart[:, order], starts, axis=1))
+        sizes = np.diff(starts, append=order.size)
+        apart = np.exp(-(scores[:, order] - np.repeat(best, sizes, axis=1)) / 2)
+        return best - 2 * np.log(np.add.reduceat(apart, starts, axis=1))
 
     def retrieve(self, x: Float[np.ndarray, "n S d"]) -> Int[np.ndarray, " n"]:
         """The retrieved task of every query, one sample at a time (no score is shared between queries)."""
@@ -531,14 +254,14 @@ class QueryLaw:
     factors: Float[np.ndarray, "C D D"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        means, covariances = _kept(self.means), _kept(self.covariances)
+        means, covariances = kept(self.means), kept(self.covariances)
         if means.ndim != 3 or 0 in means.shape:
             raise InputError("query means", f"has shape {means.shape}; needs (C, S, d)")
         C, S, d = means.shape
         if covariances.shape != (C, S * d, S * d):
             raise InputError("query covariances", f"has shape {covariances.shape}; means of shape {means.shape} need {(C, S * d, S * d)}")
-        _finite("query means", means)
-        _finite("query covariances", covariances)
+        check_finite("query means", means)
+        check_finite("query covariances", covariances)
         task, cluster = np.asarray(self.task), np.asarray(self.cluster)
         weights = np.array(self.weights, dtype=np.float64)
         for name, value in (("query task", task), ("query cluster", cluster), ("query weights", weights)):
@@ -546,7 +269,7 @@ class QueryLaw:
                 raise InputError(name, f"has shape {value.shape}; needs ({C},)")
         if not np.isfinite(weights).all() or (weights <= 0).any():
             raise InputError("query weights", "must be positive and finite; drop components of no weight")
-        covariances = _symmetric("query covariances", covariances)
+        covariances = symmetrised("query covariances", covariances)
         factors = np.empty_like(covariances)
         for c in range(C):
             try:

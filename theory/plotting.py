@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.patches import Ellipse, Patch
 
 from theory import palette
 from theory.errors import InputError
@@ -34,6 +30,11 @@ from theory.marks import (
     probability,
 )
 from theory.slack import PIECES
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
 
 
 def plot_ladder(rungs: Mapping[str, Limit], *, measured: Rate | None = None, ax: Axes | None = None) -> Axes:
@@ -97,8 +98,12 @@ def plot_slack(frame: pd.DataFrame, *, scale: Literal["log10", "probability"] = 
     if frame["rung"].duplicated().any():
         raise InputError("frame", "holds a rung twice; give the rows of one unit (one arm, law and task)")
     ax = axes_or_new(ax)
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     logs = scale == "log10"
-    steps = {row.rung: _steps(row, logs) for row in frame.itertuples()}
+    bars = _rows(frame)
+    steps = {row.rung: _steps(row, logs) for row in bars}
     references = frame["reference"].dropna().unique()
     ends = [end for row in steps.values() for _, start, stop in row for end in (start, stop)]
     if logs:
@@ -107,7 +112,7 @@ def plot_slack(frame: pd.DataFrame, *, scale: Literal["log10", "probability"] = 
         ax.set_xlim(0, 1.02)
     styles = {piece: (palette.SERIES[j], palette.HATCHES[j]) for j, piece in enumerate(PIECES)}
     height = 0.8 / 3
-    for j, row in enumerate(frame.itertuples()):
+    for j, row in enumerate(bars):
         for lane, (piece, start, stop) in enumerate(steps[row.rung]):
             y = j - 0.4 + height * (lane + 0.5)
             colour, hatch = styles[piece]
@@ -116,14 +121,14 @@ def plot_slack(frame: pd.DataFrame, *, scale: Literal["log10", "probability"] = 
             )
             ax.plot([stop, stop], [y, y + height], color=palette.BLACK, linewidth=0.6, label="_step")
         stands = getattr(row, "guarantee", True) and not row.vacuous
-        marks = {"color": palette.BLACK, "markersize": SIZE - 1, "clip_on": False}
+        marks: dict[str, Any] = {"color": palette.BLACK, "markersize": SIZE - 1, "clip_on": False}
         ax.plot([row.value], [j + 0.27], "d", markerfacecolor="black" if stands else "white", label=f"_{row.rung} value", **marks)
         if not stands and not row.vacuous:
             ax.plot([row.value], [j + 0.27], "_", **marks | {"markersize": SIZE + 3}, label=f"_{row.rung} struck")
     for reference in references:
         ax.axvline(reference, color=palette.MEASURED, linewidth=0.8, linestyle="--", label="measured")
     used = [piece for piece in PIECES if any(piece == p for row in steps.values() for p, _, _ in row)]
-    handles = [Patch(facecolor=styles[p][0], edgecolor="white", hatch=styles[p][1], linewidth=0, label=p) for p in used]
+    handles: list[Artist] = [Patch(facecolor=styles[p][0], edgecolor="white", hatch=styles[p][1], linewidth=0, label=p) for p in used]
     handles.append(Line2D([], [], color=palette.MEASURED, linewidth=0.8, linestyle="--", label="measured"))
     handles += [
         Line2D([], [], linestyle="none", marker="d", color=palette.BLACK, markerfacecolor=face, markersize=SIZE - 1, label=label)
@@ -136,6 +141,11 @@ def plot_slack(frame: pd.DataFrame, *, scale: Literal["log10", "probability"] = 
     ax.set_ylim(len(frame) - 0.5, -0.5)
     ax.set_xlabel("retrieval error")
     return ax
+
+
+def _rows(frame: pd.DataFrame) -> list[Any]:
+    """The rows of a frame, with its columns as attributes."""
+    return list(frame.itertuples())
 
 
 def _steps(row: Any, logs: bool) -> list[tuple[str, float, float]]:
@@ -178,19 +188,19 @@ def plot_bound_against_separation(frame: pd.DataFrame, *, floor: float = 1e-6, a
     values = np.maximum([*np.exp(bounds["log_value"]), *points["error"], *points["high"]], floor)
     log_scale(ax, "x", frame["delta"])
     _, edge = error_scale(ax, values, "y", strip=bool(bounds["vacuous"].any()))
-    groups = [(key, rows) for key, rows in bounds.groupby(["dimension", "rung"], sort=False)]
+    groups: list[tuple[Any, pd.DataFrame]] = list(bounds.groupby(["dimension", "rung"], sort=False))
     for j, ((d, name), rows) in enumerate(groups):
         style = palette.rung(name)
         line = palette.LINES[dimensions.index(d)] if len(dimensions) > 1 else style.line
         label = f"{name}, d = {d}" if len(dimensions) > 1 else name
-        drawn = {"color": style.colour, "linestyle": line, "linewidth": 1.1}
+        drawn: dict[str, Any] = {"color": style.colour, "linestyle": line, "linewidth": 1.1}
         # A few markers on each line, elsewhere on the next, tell lines apart that have one colour to some eyes.
         drawn |= {"marker": style.marker, "markersize": SIZE - 2, "markevery": (j % 3, 3)}
         shown, silent = rows[~rows["vacuous"]], rows[rows["vacuous"]]
         ax.plot(shown["delta"], [probability(v) for v in shown["log_value"]], label=label, **drawn)
         # Each in its own lane of the strip, where lines that coincide would hide each other.
         ax.plot(silent["delta"], [edge ** ((j + 1) / (len(groups) + 1))] * len(silent), label=f"_{label} vacuous", **drawn)
-    for row in points.itertuples():
+    for row in _rows(points):
         draw_rate(ax, row.delta, row, along="y", label="_simulated")
     if len(points):
         ax.plot([], [], "o", color=palette.MEASURED, markersize=SIZE - 1, label="simulated")
@@ -226,7 +236,8 @@ def plot_required_separation(frame: pd.DataFrame, *, x: Literal["tasks", "dimens
     log_scale(ax, "x", frame[x])
     log_scale(ax, "y", frame["delta"])
     others = [name for name in dict.fromkeys(frame["criterion"]) if name not in palette.RUNGS]
-    for name, rows in frame.groupby("criterion", sort=False):
+    for criterion, rows in frame.groupby("criterion", sort=False):
+        name = str(criterion)
         style = palette.RUNGS.get(name) or palette.Style(
             *((palette.VERMILLION, "^", ":"), (palette.PURPLE, "v", "-."))[others.index(name) % 2]
         )
@@ -236,7 +247,7 @@ def plot_required_separation(frame: pd.DataFrame, *, x: Literal["tasks", "dimens
         ax.plot([], [], style.marker, color=style.colour, linestyle=style.line, markersize=SIZE - 1, label=label)
         for proved, face in ((True, style.colour), (False, "white")):
             part = rows[rows["proved"] == proved]
-            marks = {"color": style.colour, "markerfacecolor": face, "markersize": SIZE - 1}
+            marks: dict[str, Any] = {"color": style.colour, "markerfacecolor": face, "markersize": SIZE - 1}
             ax.plot(part[x], part["delta"], style.marker, linestyle="none", label=f"_{name}{'' if proved else ' unproved'}", **marks)
             if not proved:
                 ax.plot(part[x], part["delta"], "_", color=style.colour, markersize=SIZE + 3, label=f"_{name} struck")
@@ -295,7 +306,7 @@ def plot_finite_sample(frame: pd.DataFrame, *, quantity: str = "retrieval error"
                     silent["ratio"], [edge] * len(silent), style.marker, color=style.colour, markerfacecolor="white", markersize=SIZE - 1
                 )
             continue
-        for row in rows.itertuples():
+        for row in _rows(rows):
             draw_rate(ax, row.ratio, row, along="y", colour=style.colour, marker=style.marker, label=f"_{kind}")
         ax.plot([], [], style.marker, color=style.colour, markersize=SIZE - 1, label=kind)
     ax.set_xlabel("samples per dimension $n/d$")
@@ -341,6 +352,8 @@ def plot_gaussians(
         if given is not None and len(given) != len(means):
             raise InputError(name, f"are {len(given)} for {len(means)} Gaussians")
     ax = axes_or_new(ax)
+    from matplotlib.patches import Ellipse
+
     radius = math.sqrt(-2 * math.log1p(-mass))
     for j, (mean, covariance) in enumerate(zip(means, covariances, strict=True)):
         values, vectors = np.linalg.eigh(covariance)

@@ -13,12 +13,12 @@ from jaxtyping import Float, Int
 from scipy.linalg import block_diag
 
 from theory.errors import InputError
-from theory.lowrank import LowRankGaussians
-from theory.mixture import Gaussians, StructuredSignatures
+from theory.gaussians import GaussianStack
+from theory.signatures import StructuredSignatures
 
 
 @dataclass(frozen=True)
-class ProductGaussians:
+class ProductGaussians(GaussianStack):
     """A stack of Gaussians over stacked coordinates ``(x, y)`` whose covariances are block-diagonal.
 
     Distances, energies and log-determinants are sums over the two blocks, so that neither storage nor scoring pays for the zeros; the
@@ -41,8 +41,8 @@ class ProductGaussians:
         If the blocks differ in number of components or in dimension.
     """
 
-    common: Gaussians | LowRankGaussians
-    own: Gaussians | LowRankGaussians
+    common: GaussianStack
+    own: GaussianStack
     means: Float[np.ndarray, "K d"] = field(init=False, repr=False)
     log_dets: Float[np.ndarray, " K"] = field(init=False, repr=False)
 
@@ -54,23 +54,10 @@ class ProductGaussians:
             value.flags.writeable = False
             object.__setattr__(self, name, value)
 
-    def __len__(self) -> int:
-        return self.means.shape[0]
-
-    @property
-    def dimension(self) -> int:
-        """The dimension of both blocks together."""
-        return self.means.shape[1]
-
     def mahalanobis(self, x: Float[np.ndarray, "n d"], components: Int[np.ndarray, " S"] | None = None) -> Float[np.ndarray, "n S"]:
         """Squared Mahalanobis distances ``Q_k(x)`` of every row to every component; all components by default."""
         half = self.common.dimension
         return self.common.mahalanobis(x[:, :half], components) + self.own.mahalanobis(x[:, half:], components)
-
-    def energies(self, x: Float[np.ndarray, "n d"], components: Int[np.ndarray, " S"] | None = None) -> Float[np.ndarray, "n S"]:
-        """Energies ``Q_k(x) + log det Lam_k`` (minus twice the log-density, up to a constant)."""
-        chosen = slice(None) if components is None else components
-        return self.mahalanobis(x, components) + self.log_dets[chosen]
 
     @cached_property
     def covariances(self) -> Float[np.ndarray, "K d d"]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from scipy.special import gammaln, logsumexp
-from scipy.stats import gamma
 
 from theory.bound import LOG_IMPOSSIBLE
 from theory.errors import InputError
@@ -138,6 +137,8 @@ class Student:
 
     def span(self, log_outside: float) -> tuple[float, float, float]:
         """Least and greatest ``-log W`` between which all but the stated mass lies, and the log of the mass outside."""
+        from scipy.stats import gamma
+
         half = self.dof / 2
         outside = max(np.exp(log_outside), 1e-290)
         low, high = gamma.ppf(outside / 2, half, scale=1 / half), gamma.isf(outside / 2, half, scale=1 / half)

@@ -26,7 +26,8 @@ from scipy.linalg.blas import dtrmm
 from scipy.linalg.lapack import dlauum, dpotrf
 
 from theory.errors import InputError
-from theory.mixture import QueryLaw, Signatures
+from theory.mixture import QueryLaw
+from theory.signatures import Signatures
 
 # Bytes of dense matrices that are worked on at once for exact variances.
 _CHUNK_BYTES = 64 * 2**20
@@ -198,9 +199,9 @@ def _by_products(
                     signatures.gaussians.whiteners[block], root, strips, mu[block], nu_white[rows], queries[:, :n], norms, buffers
                 )
                 exact[rows, block] = ~(allowance <= _TOLERATED)
-    for c in np.flatnonzero(exact.any(axis=1)):
-        alone = np.flatnonzero(exact[c])
-        mean[c, alone], variance[c, alone] = _direct(signatures, nu[c], factor(int(c)), alone)
+    for left in np.flatnonzero(exact.any(axis=1)):
+        alone = np.flatnonzero(exact[left])
+        mean[left, alone], variance[left, alone] = _direct(signatures, nu[left], factor(int(left)), alone)
     return mean, variance, exact
 
 

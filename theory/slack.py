@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 
 from theory.bound import Bound
 from theory.certificates import Measured
 from theory.errors import InputError
+from theory.frames import data_frame
 from theory.ladder import Ladder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PIECES = ("assumption", "union", "inequality", "robustness", "statistical")
 # What separates each rung from the exact pairs, besides the union that all of them take.
@@ -57,7 +60,9 @@ def slack(
     """
     if scale not in ("log10", "probability"):
         raise InputError("scale", f"{scale!r} is unknown; choose log10 or probability")
-    given = {("overall", None): measured} if isinstance(measured, Measured) else dict(measured or {})
+    given: dict[tuple[str, int | None], Measured] = (
+        {("overall", None): measured} if isinstance(measured, Measured) else dict(measured or {})
+    )
     units: list[tuple[str, int | None, Mapping[str, Bound]]] = [("overall", None, found.overall)]
     units += [("task", k, rungs) for k, rungs in found.tasks.items()]
     # Left out in silence, a rate under another key would make the assumption's piece 0.
@@ -68,10 +73,10 @@ def slack(
         at = given.get((level, k))
         for name, bound in rungs.items():
             rows.append({"level_of": level, "task": k, "rung": name, **_row(name, bound, rungs, at, scale)})
-    return pd.DataFrame(rows).astype({"task": "Int64"})
+    return data_frame(rows).astype({"task": "Int64"})
 
 
-def _row(name: str, bound: Bound, rungs: Mapping[str, Bound], at: Measured | None, scale: str) -> dict[str, float | bool]:
+def _row(name: str, bound: Bound, rungs: Mapping[str, Bound], at: Measured | None, scale: str) -> dict[str, float | bool | None]:
     def coordinate(log_p: float | None) -> float:
         if log_p is None or log_p == -np.inf:
             return 0.0 if scale == "probability" and log_p is not None else np.nan

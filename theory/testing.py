@@ -27,17 +27,18 @@ from hypothesis import given, seed
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from jaxtyping import Float
-from scipy import stats
 from scipy.linalg import block_diag
 from scipy.special import logsumexp
 
 from theory.bound import LOG_IMPOSSIBLE, Bound, Direction
 from theory.errors import InputError
+from theory.gaussians import Gaussians
 from theory.ladder import RUNGS, Ball, ladder
 from theory.margin import margins, stacked_rows
-from theory.mixture import Gaussians, QueryLaw, Rule, RuleKind, Signatures, well_specified
+from theory.mixture import QueryLaw, Rule, RuleKind, well_specified
 from theory.quadratic import QuadraticLaw
 from theory.robust import Student, log_scale_mixture
+from theory.signatures import Signatures
 
 # Failure probability of one comparison with a simulation: small beside one over all examples of a thorough run.
 _RISK = 1e-9
@@ -438,8 +439,10 @@ def _simulated(setting: Setting, dof: float | None) -> tuple[float, float]:
         scale = np.sqrt(dof / rng.chisquare(dof, size=_DRAWS))
         x = law.means[label] + scale[:, None, None] * (x - law.means[label])
     errors = int((rule.retrieve(x) != law.task[label]).sum())
-    low = float(stats.beta.ppf(_RISK, errors, _DRAWS - errors + 1)) if errors else 0.0
-    high = float(stats.beta.isf(_RISK, errors + 1, _DRAWS - errors)) if errors < _DRAWS else 1.0
+    from scipy.stats import beta
+
+    low = float(beta.ppf(_RISK, errors, _DRAWS - errors + 1)) if errors else 0.0
+    high = float(beta.isf(_RISK, errors + 1, _DRAWS - errors)) if errors < _DRAWS else 1.0
     return low, high
 
 
@@ -474,7 +477,7 @@ def mapped(rule: Rule, law: QueryLaw, rng: np.random.Generator) -> tuple[Rule, Q
     views = rule.views(S, d)
 
     def draw() -> tuple[np.ndarray, np.ndarray]:
-        return np.linalg.cholesky(covariance(rng, d, 9.0)), 3 * rng.standard_normal(d)
+        return np.linalg.cholesky(covariance(rng, d, 9.0)), 3 * rng.standard_normal((d,))
 
     one = draw()
     maps = [draw() if rule.background is not None else one for _ in range(S)]

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from scipy.special import log_ndtr, logsumexp
-from scipy.stats import multivariate_normal
 
 from theory.errors import InputError
-from theory.mixture import Signatures
+from theory.signatures import Signatures
 
 # Differences this small, relative to the largest entry, are rounding.
 _LINEAR = 1e-9
@@ -54,6 +53,8 @@ def log_any_below(b: Float[np.ndarray, "n D"], c: Float[np.ndarray, " n"], rng: 
     rng : numpy.random.Generator
         For SciPy's randomised quasi-Monte Carlo rule (Genz 1992).
     """
+    from scipy.stats import multivariate_normal
+
     size = np.linalg.norm(b, axis=1)
     varies = size > _LINEAR * size.max(initial=0.0)
     if (c[~varies] <= 0).any():

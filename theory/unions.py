@@ -13,11 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.optimize import brentq
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.special import logsumexp, ndtr, ndtri
-from scipy.stats import multivariate_normal
 
 from theory.exact import tail_probability
 from theory.intersection import Forms, log_both
@@ -190,6 +188,8 @@ def _log_both_low(forms: Forms) -> float:
 
 
 def _hunter(forms: Forms, log_p: np.ndarray, log_all: np.ndarray, intersections: int) -> float:
+    from scipy.stats import multivariate_normal
+
     n = log_p.size
     covariance = forms.covariance()
     spread = np.sqrt(np.diagonal(covariance))
@@ -212,6 +212,8 @@ def _hunter(forms: Forms, log_p: np.ndarray, log_all: np.ndarray, intersections:
 
 
 def _common_threshold(forms: Forms, own: Forms, log_p: np.ndarray, log_all: np.ndarray) -> float:
+    from scipy.optimize import brentq
+
     both = Forms(np.concatenate([forms.A, own.A]), np.concatenate([forms.b, own.b]), np.concatenate([forms.c, own.c]))
     covariance = both.covariance()
     mean = both.c + np.trace(both.A, axis1=1, axis2=2)

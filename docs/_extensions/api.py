@@ -31,6 +31,20 @@ def table(*patterns: str) -> str:
     return "\n".join(f"{{py:mod}}`{name}`\n: {_summary(name)}\n" for name in found)
 
 
+def exports(package: str) -> str:
+    """What a package exports, with the first sentence of what each name says of itself."""
+    module = import_module(package)
+    rows = []
+    for name in module.__all__:
+        text = getdoc(getattr(module, name)) if callable(getattr(module, name)) else None
+        rows.append(f"| {{py:obj}}`{package}.{name}` | {_first_sentence(text or 'a constant').replace('|', chr(92) + '|')} |")
+    return "\n".join(["| name | what it is |", "| --- | --- |", *rows])
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[^.]\.)\s", " ".join(text.partition("\n\n")[0].split()))[0].replace("``", "`")
+
+
 def others(package: str) -> str:
     """The modules of a package that no table on its page names, so that none is missing however new; a note if there are none."""
     page = (Path(__file__).parents[1] / "reference" / f"{package}.md").read_text("utf-8")

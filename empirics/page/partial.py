@@ -22,7 +22,10 @@ def partial_page(progress: Progress) -> Page:
     table = Table(("What the run has done, in its order",), ("Stage", "In the folder", "What it leaves"), rows, frozenset({1, 2}))
     saved = "Its settings stand in run.json under config; saved as a file of their own, proteus-bounds verify --config settings.yaml --out "
     again: Prose = (
-        (saved + "with the name of this folder does the run again in it, from the beginning.",)
+        (
+            saved
+            + "with the name of this folder goes on with the run after the last stage that is there, as the command that began it does.",
+        )
         if progress.claimed
         else (saved + "with the name of another folder does the run again there.",)
     )

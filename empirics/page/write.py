@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from empirics.folders import RunFolder
+from empirics.folders import open_run
 from empirics.manifest import update_manifest
 from empirics.page.figures import run_drawings
 from empirics.page.html import html, need_report_extra
@@ -14,7 +14,7 @@ from empirics.page.partial import partial_page
 from empirics.page.run import run_page
 from empirics.page.side_by_side import side_by_side
 from empirics.record import write_bytes
-from empirics.run_folder import Progress, read_run
+from empirics.run_folder import Progress
 from theory.errors import InputError
 
 NAME = "report.html"
@@ -34,9 +34,8 @@ def write_run_page(folder: Path) -> Path:
         If the extra `report` is not installed, or a file of the run is missing or damaged.
     """
     need_report_extra()
-    run = read_run(folder)
-    opened = RunFolder(run.folder, run.report, run.slack)
-    page = run_page(run.report, run.slack, run_drawings(run.report, run.slack, opened.own_distances(opened.arm())))
+    run = open_run(folder)
+    page = run_page(run.report, run.slack, run_drawings(run.report, run.slack, run.own_distances(run.arm())))
     write_bytes(folder / NAME, html(page))
     update_manifest(folder, [NAME])
     return folder / NAME

@@ -70,7 +70,8 @@ def place(tmp_path_factory):
         samples = pd.read_csv("samples.csv").groupby("task").head(16).reset_index(drop=True)
         samples.to_csv("samples.csv", index=False)
         adapters = {path.name: path for path in sorted(Path("runs/small-seed0/adapters").iterdir())}
-        certify(adapters, samples, load_certify_config({"backbone": {"max_length": 16}}), out=Path("certified"))
+        for rule, out in (("ratio", "certified"), ("all", "certified-all")):
+            certify(adapters, samples, load_certify_config({"rule": rule, "backbone": {"max_length": 16}}), out=Path(out))
     finally:
         os.chdir(before)
     return folder

@@ -100,7 +100,7 @@ def test_the_base_is_an_ordinary_run(base, done, tmp_path):
     run(base, tmp_path / "run", quiet=True)
     files = [p.relative_to(tmp_path / "run") for p in (tmp_path / "run").rglob("*") if p.is_file()]
     assert {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()} == set(files)
-    timed = {"run.json", "report.json", "report.md"}
+    timed = {"run.json", "report.json", "report.md", "manifest.json"}
     for name in files:
         assert name.name in timed or (folder / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
     mine, its = (json.loads((f / "report.json").read_text()) for f in (folder, tmp_path / "run"))

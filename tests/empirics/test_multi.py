@@ -7,7 +7,8 @@ import pytest
 import tiny
 import torch
 
-from empirics import multi
+from empirics import pairs
+from empirics.adapter_stack import stack_adapters
 from empirics.adapters import Adapter, Units, active
 from empirics.backbone import assemble, embed, encode_prefix
 from empirics.config import BackboneConfig
@@ -73,8 +74,8 @@ def test_batch_order_and_company_do_not_matter(setting, size):
 def test_never_more_sequences_at_once_than_the_batch_size(setting, monkeypatch):
     backbone, source, pool = setting
     seen = []
-    real = multi.suffix
-    monkeypatch.setattr(multi, "suffix", lambda b, hidden, mask: seen.append(len(hidden)) or real(b, hidden, mask))
+    real = pairs.suffix
+    monkeypatch.setattr(pairs, "suffix", lambda b, hidden, mask: seen.append(len(hidden)) or real(b, hidden, mask))
     told = []
     for m in (1, 5, 20):
         embed_all(backbone, source, np.arange(40), (pool * 4)[:m], told.append)
@@ -86,13 +87,13 @@ def test_never_more_sequences_at_once_than_the_batch_size(setting, monkeypatch):
 def test_only_what_no_adapter_touches_is_computed_once(setting):
     backbone, _, pool = setting
     prefix = f"{backbone.layers}.{backbone.first}."
-    found = multi._untouched(backbone, pool)
+    found = stack_adapters(backbone, pool).untouched
     projections = [name for name in backbone.projections(("query", "key", "value")) if name.startswith(prefix)]
     assert sorted(found) == sorted(projections)
     # An adapter of a later layer alone leaves the whole first one untouched.
     later = dataclasses.replace(pool[0], folded={n: u for n, u in pool[0].folded.items() if not n.startswith(prefix)})
     linear = [n for n, m in backbone.adapted[0].named_modules() if isinstance(m, torch.nn.Linear)]
-    assert len(multi._untouched(backbone, [later])) == len(linear)
+    assert len(stack_adapters(backbone, [later]).untouched) == len(linear)
 
 
 def test_a_prefix_computed_anew_serves_as_well():
@@ -118,10 +119,10 @@ def test_modules_return_even_after_an_error(setting, monkeypatch):
     def broken(*_):
         raise RuntimeError("planned")
 
-    monkeypatch.setattr(multi, "suffix", broken)
+    monkeypatch.setattr(pairs, "suffix", broken)
     with pytest.raises(RuntimeError, match="planned"):
         embed_all(backbone, source, np.arange(4), pool)
-    assert not any(isinstance(m, multi._Grouped) for m in backbone.model.modules())
+    assert not any(isinstance(m, pairs._Grouped) for m in backbone.model.modules())
 
 
 def test_adapters_that_the_prefix_cannot_know_are_refused():

@@ -166,33 +166,6 @@ def test_a_truncated_file_is_refused(tmp_path, write, read, value):
         read(file)
 
 
-# --- the folder of a run ---------------------------------------------------------------------------------------------
-
-
-def test_claim_makes_the_folder_and_takes_an_empty_one(tmp_path):
-    claim_folder(tmp_path / "new" / "run")
-    assert (tmp_path / "new" / "run").is_dir()
-    claim_folder(tmp_path / "new" / "run")
-
-
-@pytest.mark.parametrize(
-    ("name", "what"), [("run.json", "holds another run"), ("report.json", "holds another run"), (".hidden", "is not empty")]
-)
-def test_claim_refuses_a_folder_that_holds_something(tmp_path, name, what):
-    (tmp_path / name).write_text("x", "utf-8")
-    with pytest.raises(InputError, match=f"{what}.*choose another folder"):
-        claim_folder(tmp_path)
-    assert content(tmp_path) == {name: b"x"}
-
-
-def test_claim_refuses_a_file_and_a_folder_below_a_file(tmp_path):
-    file = tmp_path / "file"
-    file.write_text("x", "utf-8")
-    for path in (file, file / "below"):
-        with pytest.raises(InputError, match=re.escape(str(path))):
-            claim_folder(path)
-
-
 # --- environment, memory, phases -------------------------------------------------------------------------------------
 
 

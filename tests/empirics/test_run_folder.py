@@ -156,7 +156,7 @@ def test_no_folder_at_all(tmp_path, command):
         (lambda f: _change(f / "report.json", lambda r: r["overall"]["measured"].update(error=2)), "overall.measured.error"),
         (lambda f: _change(f / "report.json", lambda r: r["overall"]["rungs"]["L5"].update(value="low")), "L5.value"),
         (lambda f: (f / "slack.parquet").unlink(), "slack.parquet"),
-        (lambda f: pd.DataFrame({"rung": ["L1"]}).to_parquet(f / "slack.parquet"), "lacks the columns"),
+        (lambda f: pd.DataFrame({"rung": ["L1"]}).to_parquet(f / "slack.parquet"), "slack.parquet: is changed since the run was finished"),
     ],
 )
 def test_a_report_that_cannot_be_shown_is_told(folder, harm, said):
@@ -201,7 +201,7 @@ def test_how_to_go_on_is_what_the_folder_allows(folder):
     with pytest.raises(InputError, match="another run"):
         claim_folder(folder, config)
     write_json(folder / MARKER, config)
-    assert "name of this folder does the run again in it" in plain(_again(folder))
+    assert "name of this folder goes on with the run" in plain(_again(folder))
     claim_folder(folder, config)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -28,7 +29,7 @@ import letters
 import numpy as np
 import pandas as pd
 
-from empirics import ablation, ablation_table, certify, comparison, embedding, pipeline, standings  # noqa: F401
+from empirics import ablation, ablation_table, certify, cli, comparison, embedding, pipeline, standings  # noqa: F401
 from empirics.manifest import check_manifest
 from empirics.record import read_json
 from empirics.report import Report, markdown
@@ -78,13 +79,11 @@ def command(arguments: list[str], out: Path, *, resume: bool = False, strike: tu
     """A command as work; struck at one of its writes with a full disk or a kill."""
 
     def work() -> int:
-        from empirics.cli import main
-
         if strike is not None:
             strike_at(*strike)
         sys.argv = ["proteus-bounds", *arguments, "--out", str(out), *(["--resume"] if resume else [])]
         try:
-            main()
+            cli.main()
         except SystemExit as end:
             return int(end.code or 0)
         return 0
@@ -170,11 +169,12 @@ class Trial:
         # Pages are drawn with a library that starts threads, after which this process could not be copied.
         self._must_end(compare)
         self.done["runs"] += 1
+        shutil.rmtree(out)
 
     def kill(self, wanted: int) -> None:
         """Kill at random moments, and go on, until the run comes through; as often as is wanted, or once or twice more."""
         while self.done["kills"] < wanted:
-            out = self.place / f"{self.name}-{self.done['runs']}"
+            out = self.place / f"{self.name}-disturbed"
             for attempt in range(1000):
                 # It goes on with or without being told that it must, once there is something to go on with.
                 resume = attempt > 0 and bool(self.rng.integers(2)) and begun(out)
@@ -195,7 +195,7 @@ class Trial:
     def strike(self, how: str, most: int) -> None:
         """Strike at every write of a run in turn (or at as many as are wanted, spread at random), and go on."""
         for write in self._writes(most):
-            out = self.place / f"{self.name}-{how}-{write}"
+            out = self.place / f"{self.name}-disturbed"
             code = ended(forked(command(self.arguments, out, strike=(write, how)), self.log), _PATIENCE)
             if code == 0:
                 raise SystemExit(f"{self.name} made no write {write}, or took no notice")
@@ -211,8 +211,7 @@ class Trial:
 
     def _counted(self) -> int:
         """Writes of an undisturbed run."""
-        told = self.place / f"{self.name}-writes"
-        sync, out = os.fsync, self.place / f"{self.name}-counted"
+        told, out, sync = self.place / f"{self.name}-writes", self.place / f"{self.name}-counted", os.fsync
 
         def work() -> int:
             count = 0
@@ -246,11 +245,15 @@ def main() -> None:
     )
     parser.add_argument("--commands", default="verify,compare,ablate,certify")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-pages", action="store_true", help="make no report.html, which takes longer than the rest of a run")
     asked = parser.parse_args()
-    # Imported for its time; the others are imported by what is imported above.
+    # For their time; whatever else is needed is imported by what is imported above.
     import altair  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401
     import transformers.models.bert  # noqa: F401
 
+    if asked.no_pages:
+        cli._page = lambda folder: "No page was asked for"
     names = asked.commands.split(",")
     total = Counter[str]()
     with tempfile.TemporaryDirectory() as place:
@@ -263,8 +266,8 @@ def main() -> None:
         for j, name in enumerate(names):
             trial = Trial(Path(place), name, commands[name], np.random.default_rng([asked.seed, j]))
             # Most of them go to the first, which has the most stages.
-            own = asked.kills - (len(names) - 1) * (asked.kills // (2 * len(names))) if j == 0 else asked.kills // (2 * len(names))
-            trial.kill(own)
+            others = asked.kills // (2 * len(names))
+            trial.kill(others if j else asked.kills - (len(names) - 1) * others)
             for how in ("kill", "full disk") if asked.writes else ():
                 trial.strike(how, asked.writes)
             print(f"{name}: {trial.seconds:.1f} s undisturbed; {dict(trial.done)}; no difference", flush=True)

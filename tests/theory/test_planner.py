@@ -16,7 +16,7 @@ from scipy import stats
 from scipy.special import gammaln, log_ndtr
 
 from theory import Assumption, Bound, InputError, Rule, Signatures, ladder, margins, well_specified
-from theory import planner as module
+from theory import plug_in as module
 from theory.planner import (
     PLANNED_RUNGS,
     Plan,

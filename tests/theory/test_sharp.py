@@ -12,7 +12,7 @@ import sys
 import mpmath
 import numpy as np
 import pytest
-from scipy import integrate, special, stats
+from scipy import integrate, optimize, special, stats
 
 from theory import Assumption, Bound, Direction, Gaussians, InputError, Margins, Measured, QuadraticLaw, QueryLaw, Rule, Signatures, margins
 from theory import balls as balls_
@@ -860,8 +860,9 @@ def _margins(component, margin, own=None, other=None):
 def _base(law, slack=0.0, log_weight=None):
     """The base of one query component's pairs with these margins, slack included in them as in rule "mixture"."""
     P = len(law)
-    found = _margins([0] * P, law.shifted(-slack))
-    return batch_._log_base(found, np.arange(P), np.zeros(P) if log_weight is None else np.log(log_weight), slack)
+    log_weight = np.zeros(P) if log_weight is None else np.log(log_weight)
+    (base,) = batch_._least_sums(law.shifted(-slack), np.zeros(P, dtype=int), log_weight, np.array([slack]))
+    return base
 
 
 @pytest.mark.parametrize("unit", [1e-100, 1.0, 1e100])
@@ -897,11 +898,23 @@ def test_the_slack_of_a_mixture_counts_from_half_on():
 
 def test_the_base_of_margins_that_cannot_fail():
     sure = LAW([[1.0], [2.0]], 0.0, 0.0, [1.0, 2.0])
-    assert _base(sure) == LOG_IMPOSSIBLE and isinstance(_base(sure), float)
+    assert _base(sure) == LOG_IMPOSSIBLE
     # With slack the exponent grows with l and the slack takes it back.
     assert -np.inf < _base(sure, 5.0) < 0
     half = LAW([[1.0], [-1.0]], 0.0, 0.0, [1.0, 40.0])
     assert float(mpmath.log(40) / 2 - 19.5) <= _base(half) < 0
+
+
+def test_tasks_are_searched_side_by_side():
+    # Windows, ends and answers of a task are its own, whatever stands beside it: wide, narrow, bounded, sure and hopeless ones.
+    laws = [([0.0], 0.0, 2.0, 3.0), ([0.0], 0.0, 2e100, 3e100), ([-1.0], 0.0, 0.0, 40.0), ([1.0], 0.0, 0.0, 1.0), ([0.0], 0.0, 1.0, -1.0)]
+    alone = np.array([_base(LAW(*law)) for law in laws])
+    w, g, s, c = (np.concatenate([np.atleast_1d(law[j]) for law in laws]) for j in range(4))
+    twice = np.repeat(np.arange(5), 2)
+    together = batch_._least_sums(
+        LAW(w[twice, None], g[twice, None], s[twice], c[twice]), 3 * twice, np.full(10, np.log(0.5)), np.zeros(13)
+    )
+    assert together == pytest.approx(alone, rel=1e-12, abs=1e-12)
 
 
 def test_bases_of_margins_at_the_ends_of_the_floats():
@@ -1304,14 +1317,14 @@ def test_the_common_threshold_counts_a_large_own_score_once(monkeypatch):
     log_p = stats.norm.logcdf(-forms.c / deviation)
     log_all = np.concatenate([log_p, [-6.0]])
     asked, winners_asked = [], []
-    inner = unions_.brentq
+    inner = optimize.brentq
 
     def precise(f, low, high, xtol):
         asked.append((low, high, xtol))
         winners_asked.append(f)
         return inner(f, low, high, xtol=1e-12)
 
-    monkeypatch.setattr(unions_, "brentq", precise)
+    monkeypatch.setattr(optimize, "brentq", precise)
     found = unions_._common_threshold(forms, own, log_p, log_all)
     assert asked == [(1.0 - 8.0, 1.0 + 16.0, 2e-3)]
     # Given X = c the margins are normal: slope -1, -1 and -3/4 in X.
@@ -1356,7 +1369,7 @@ def test_the_common_threshold_does_not_depend_on_the_unit_of_scores():
 
 def test_the_threshold_is_sought_around_the_mean_of_the_own_score(monkeypatch):
     asked = []
-    monkeypatch.setattr(unions_, "brentq", lambda f, low, high, xtol: asked.append((low, high, xtol)) or 0.5 * (low + high))
+    monkeypatch.setattr(optimize, "brentq", lambda f, low, high, xtol: asked.append((low, high, xtol)) or 0.5 * (low + high))
     # An own score of mean 1 + 3 and deviation sqrt(2 (1 + 4) + 4).
     own = Forms(np.diag([1.0, 2, 0, 0])[None], np.array([[2.0, 0, 0, 0]]), np.array([1.0]))
     forms = _linear([[-9.0, 1, 0, 0], [-9.0, 0, 1, 0]], [12.0, 12.5])

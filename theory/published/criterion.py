@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
 from theory.errors import InputError
 from theory.exact import tail_probability
+from theory.frames import data_frame
 from theory.margin import margins
-from theory.mixture import QueryLaw, Rule, Signatures, well_specified
+from theory.mixture import QueryLaw, Rule, well_specified
+from theory.signatures import Signatures
 from theory.unions import separation_bound, summed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # M^2 - 24 D kappa = (kappa - _LOW_ROOT D) (kappa - _HIGH_ROOT D) with D = d sigma2; 15 - 6 sqrt(6) without cancellation.
 _HIGH_ROOT = 15 + 6 * math.sqrt(6)
@@ -308,7 +313,7 @@ def criterion_of(signatures: Signatures, law: QueryLaw | None = None, *, eps: fl
                 "contradicted_b": verdict.passes_b and broken,
             }
         )
-    return pd.DataFrame(rows)
+    return data_frame(rows)
 
 
 def _average(upper: Float[np.ndarray, " n"], share: Float[np.ndarray, " n"]) -> float:

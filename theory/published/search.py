@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
+from typing import cast
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.optimize import differential_evolution
+from scipy.optimize import Bounds, differential_evolution
 
 from theory.errors import InputError
 from theory.exact import tail_probability
-from theory.mixture import QueryLaw, Signatures
+from theory.mixture import QueryLaw
 from theory.published.criterion import Inputs, Reading, check_dimension, check_inside_unit, check_whole, first_term, second
 from theory.quadratic import QuadraticLaw
+from theory.signatures import Signatures
 from theory.tails import exponent
 
 # Search ranges, as natural logarithms: a wrong component's variances, and the spread of queries, both relative to the own cluster's.
@@ -192,7 +194,7 @@ def counterexample(
     ranges = _ranges(family, d)
     evaluations = 0
 
-    def objective(parameters: Float[np.ndarray, "p n"]) -> Float[np.ndarray, " n"]:
+    def objective(parameters: Float[np.ndarray, "p n"], /) -> Float[np.ndarray, " n"]:
         nonlocal evaluations
         settings, passes = _least_passing(reading, _settings(family, d, parameters), eps)
         evaluations += int(passes.sum())
@@ -204,8 +206,17 @@ def counterexample(
         return np.minimum(value, _HOPELESS)
 
     if ranges:
+        # SciPy's stubs know of no objective that is vectorized, which gets a column for each candidate.
         found = differential_evolution(
-            objective, ranges, maxiter=generations, popsize=population, tol=0, seed=rng, polish=False, vectorized=True, updating="deferred"
+            cast(Callable[..., float], objective),
+            Bounds(*np.transpose(ranges)),
+            maxiter=generations,
+            popsize=population,
+            tol=0,
+            seed=rng,
+            polish=False,
+            vectorized=True,
+            updating="deferred",
         )
         best, worst = found.x[:, None], float(found.fun)
     else:

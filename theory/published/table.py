@@ -6,14 +6,18 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from theory.files import write_whole
+from theory.frames import data_frame
 from theory.published.criterion import Reading
 from theory.published.search import Family, counterexample
 from theory.published.tails import LOG_RATIOS, failure_table, first_failure, tail_claim, tail_table, tied_limit
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def claims_table(
@@ -67,7 +71,7 @@ def claims_table(
                             "counterexample": str(found),
                         }
                     )
-    return pd.DataFrame(rows)
+    return data_frame(rows)
 
 
 def _regime(reading: Reading, family: Family, d: int) -> str:
@@ -102,7 +106,7 @@ def report(rng: np.random.Generator) -> str:
     unit = ["claim", "d", "eps"]
     readings = [(r.value, claims[claims["reading"] == r.value].set_index(unit)) for r in Reading]
     columns = {name: part["log10_ratio"] for name, part in readings} | {f"{name} holds": part["holds"] for name, part in readings}
-    ratios = pd.DataFrame(columns).reset_index()
+    ratios = data_frame(columns).reset_index()
     parts = [
         "# The published criterion, as claims",
         "The paper's text was not available. The criterion is restated from a public script that verifies it, in two readings: (a) as "

@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float
 from scipy.special import gammaincc, gammaln, log_ndtr
 
 from theory.errors import InputError
+from theory.frames import data_frame
 from theory.published.criterion import Reading, check_dimension, second
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DIMENSIONS = (8, 16, 32, 64, 128, 256, 384, 512, 768, 1024, 2048, 4096)
 LOG_RATIOS = (2.0, 5.0, 10.0, 13.604914, 20.0, 30.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
@@ -176,6 +181,11 @@ def first_failure(d: int, reading: Reading | str, limit: float = _LIMIT) -> floa
     return _first_true(fails, limit)
 
 
+def _tail_unproved(d: int, t: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    # The proof says nothing of small t in high dimension; N' >= 3 keeps every real t above 1.
+    return (t >= 1) & ~_tail_proved(d, t)
+
+
 def _first_true(fails: Callable[[Float[np.ndarray, " n"]], Bool[np.ndarray, " n"]], limit: float = _LIMIT) -> float:
     """First point of a grid up to `limit` at which a predicate of t is true, narrowed by bisection."""
     grid = np.geomspace(min(0.01, limit), limit, 200)
@@ -248,7 +258,7 @@ def tail_table(dimensions: Sequence[int] = DIMENSIONS, log_ratios: Sequence[floa
                         "proved": proved,
                     }
                 )
-    return pd.DataFrame(rows)
+    return data_frame(rows)
 
 
 def failure_table(dimensions: Sequence[int] = (1, 2, 3, 4, *DIMENSIONS), sigma2: float = 1.0) -> pd.DataFrame:
@@ -263,8 +273,7 @@ def failure_table(dimensions: Sequence[int] = (1, 2, 3, 4, *DIMENSIONS), sigma2:
     rows = []
     for d in dimensions:
         row = {"d": d, "tail_a": first_failure(d, Reading.AS_CODED), "tail_b": first_failure(d, Reading.TAIL_INVERSION)}
-        # The proof says nothing of small t in high dimension; N' >= 3 keeps every real t above 1.
-        row["tail_b_proved"] = _first_true(lambda t, d=d: (t >= 1) & ~_tail_proved(d, t))
+        row["tail_b_proved"] = _first_true(partial(_tail_unproved, d))
         row |= {f"tied_{reading.value}": tied_limit(d, sigma2, reading) for reading in (Reading.AS_CODED, Reading.TAIL_INVERSION)}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return data_frame(rows)

@@ -1,0 +1,303 @@
+"""A retriever for a service: loaded once from files, safe under threads, with limits on its inputs, and with its certificate."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import nn
+
+from empirics.backbone import Backbone
+from empirics.config import CertifyConfig, RunConfig
+from empirics.documents import identity
+from empirics.evaluation import ALPHA
+from empirics.images import Image
+from empirics.record import read_parquet
+from empirics.report import RungRow
+from empirics.router import Router, load_router, read_certificate
+from empirics.run_folder import read_about, read_run
+from theory.conformal import RetrievalSets, nonconformity
+from theory.errors import InputError
+
+
+class Turns:
+    """A lock that threads get in the order in which they ask for it.
+
+    An ordinary one often goes back to the thread that has just let go of it, while others wait for seconds.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[threading.Lock] = deque()
+        self._own, self._taken = threading.Lock(), False
+
+    def __enter__(self) -> None:
+        with self._own:
+            if not self._taken:
+                self._taken = True
+                return
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append(turn)
+        try:
+            turn.acquire()
+        except BaseException:
+            # Interrupted: who no longer waits must not be given the turn, nor keep it.
+            with self._own:
+                given = turn not in self._waiting
+                if not given:
+                    self._waiting.remove(turn)
+            if given:
+                self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        with self._own:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._taken = False
+
+
+# Modules take places in an encoder while it embeds, so that one thread at a time may; it may serve several retrievers.
+_LOCKS: WeakKeyDictionary[nn.Module, Turns] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may hold.
+
+    Attributes
+    ----------
+    inputs : int
+        Documents in a batch.
+    characters : int
+        Of a text. What exceeds `backbone.max_length` tokens is cut off anyway, as in certification, but has to be read for that.
+    image_bytes : int
+        Of an image file, or of pixels.
+    """
+
+    inputs: int = 256
+    characters: int = 100_000
+    image_bytes: int = 2**24
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "characters", "image_bytes"):
+            if getattr(self, name) < 1:
+                raise InputError(name, f"{getattr(self, name)} lets nothing through; allow at least 1")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Where one input is sent.
+
+    Attributes
+    ----------
+    task : str
+    margin : float
+        How much less its score is than that of the second best task: of a likelihood rule, twice the logarithm of a ratio of likelihoods.
+    tasks : tuple of str
+        A set that holds the true task with the probability that `Guarantee.coverage` says; it may be empty, and need not hold `task`.
+    """
+
+    task: str
+    margin: float
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What may be relied on, of all answers alike.
+
+    Attributes
+    ----------
+    limits : dict from task to RungRow
+        L8 of each task: of fresh inputs of that task, at most this share is sent elsewhere. No guarantee where `guarantee` is false.
+    overall : RungRow
+        The same of inputs of all tasks in the proportion of the held-out samples.
+    coverage : float
+        Probability that a set holds the true task, over held-out samples and input together (A0, tasks in the same proportion).
+    statement : str
+        The limits in words, with what they assume.
+    note : str
+        What the sets do not achieve; empty if nothing.
+    """
+
+    limits: dict[str, RungRow]
+    overall: RungRow
+    coverage: float
+    statement: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Served:
+    """A retriever with its sets and its certificate. Nothing changes it, and any number of threads may ask it; build with `load_served`.
+
+    Attributes
+    ----------
+    router : Router
+    sets : RetrievalSets
+        Calibrated on held-out samples that had no part in the rule.
+    guarantee : Guarantee
+    limits : Limits
+    """
+
+    router: Router
+    sets: RetrievalSets
+    guarantee: Guarantee
+    limits: Limits
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """All tasks."""
+        return self.router.tasks
+
+    def answer(self, inputs: Sequence[Any]) -> list[Answer]:
+        """Where each input is sent, by itself: others in the batch change no answer, but for float rounding of its scores.
+
+        Embedding takes turns with other threads; everything else runs beside them.
+
+        Parameters
+        ----------
+        inputs : sequence
+            Texts, or images as `empirics.images.Image` or pixels: what the encoder takes.
+
+        Raises
+        ------
+        InputError
+            Before any work, if there are no inputs or too many, or one (its number is named) is too long, empty or of another kind.
+        """
+        kept = self.check(inputs)
+        with turns_of(self.router.backbone):
+            z = self.router.embed(kept)
+        scores = self.router.rule.task_scores(self.router.rule.scores(z))
+        found, sets = scores.argmin(axis=1), self.sets.predict(scores)
+        margins = -nonconformity(scores)[np.arange(len(kept)), found]
+        return [
+            Answer(self.tasks[k], float(margin), tuple(self.tasks[j] for j in np.flatnonzero(chosen)))
+            for k, margin, chosen in zip(found, margins, sets, strict=True)
+        ]
+
+    def check(self, inputs: Sequence[Any]) -> list[Any]:
+        """The inputs as a list, if they are within the limits.
+
+        Raises
+        ------
+        InputError
+            As `answer`.
+        """
+        if isinstance(inputs, str | bytes):
+            raise InputError("inputs", "are one text; give a list of them")
+        if not len(inputs):
+            raise InputError("inputs", "are none; give at least one")
+        if len(inputs) > self.limits.inputs:
+            raise InputError("inputs", f"are {len(inputs)}, and at most {self.limits.inputs} are answered at once; send fewer")
+        for j, item in enumerate(inputs):
+            self._check_one(j, item)
+        return list(inputs)
+
+    def _check_one(self, j: int, item: Any) -> None:
+        if self.router.backbone.modality == "text":
+            if not isinstance(item, str):
+                raise InputError("inputs", f"hold {type(item).__name__} as number {j}; this encoder takes texts")
+            if len(item) > self.limits.characters:
+                raise InputError("inputs", f"hold a text of {len(item)} characters as number {j}, more than {self.limits.characters}")
+        else:
+            if not isinstance(item, Image | np.ndarray):
+                raise InputError("inputs", f"hold {type(item).__name__} as number {j}; this encoder takes images")
+            size = item.nbytes if isinstance(item, np.ndarray) else len(item.encoded())
+            if size > self.limits.image_bytes:
+                raise InputError("inputs", f"hold an image of {size} bytes as number {j}, more than {self.limits.image_bytes}")
+        try:
+            identity(item)
+        except InputError as error:
+            raise InputError("inputs", f"cannot be used: number {j} {error.problem}") from None
+
+
+def turns_of(backbone: Backbone) -> Turns:
+    """The lock of an encoder, whoever embeds with it."""
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(backbone.model, Turns())
+
+
+def load_served(
+    folder: Path, rule: str | None = None, *, alpha: float | None = None, limits: Limits | None = None, backbone: Backbone | None = None
+) -> Served:
+    """Load what a service needs from the folder of a run, or from one that `proteus-bounds certify` wrote.
+
+    Parameters
+    ----------
+    folder : Path
+    rule : str, optional
+        As for `empirics.router.load_router`. To be fixed before certificates are looked at, or, of a folder that was certified with all
+        rules, at will: those limits hold together.
+    alpha : float, optional
+        Rate at which a set may miss the true task, fixed before any is seen; that of the folder by default.
+    limits : Limits, optional
+    backbone : Backbone, optional
+        Loaded by the folder's settings by default.
+
+    Raises
+    ------
+    InputError
+        For a folder, rule, adapter or level that cannot be used.
+    """
+    router = load_router(folder, rule, backbone=backbone)
+    of_run = (folder / "run.json").is_file()
+    scores, task, level = (_held_out_of_run if of_run else _held_out_samples)(folder, router)
+    sets = RetrievalSets.calibrate(scores, task, level if alpha is None else alpha)
+    tasks, overall, statement = (_limits_of_run if of_run else _certified_limits)(folder, router)
+    # What is built when it is first used is built now.
+    _ = router.stack
+    return Served(router, sets, Guarantee(tasks, overall, 1 - sets.alpha, statement, sets.note), limits or Limits())
+
+
+HeldOut = tuple[Float[np.ndarray, "n m"], Int[np.ndarray, " n"], float]
+Certified = tuple[dict[str, RungRow], RungRow, str]
+
+
+def _held_out_samples(folder: Path, router: Router) -> HeldOut:
+    """Scores and tasks of the certificate samples, and the level at which sets were reported."""
+    settings = CertifyConfig.model_validate(read_certificate(folder / "certificate.json").settings)
+    frame = read_parquet(folder / "samples.parquet")
+    columns = [f"{router.name}:score:{task}" for task in router.tasks]
+    if missing := [name for name in ("part", "task", *columns) if name not in frame]:
+        raise InputError(str(folder / "samples.parquet"), f"lacks the column {missing[0]}; certify again")
+    frame = frame[frame["part"] == "certificate"]
+    scores = frame[columns].to_numpy()
+    number = {task: k for k, task in enumerate(router.tasks)}
+    return scores, np.array([number[task] for task in frame["task"]]), settings.alpha
+
+
+def _certified_limits(folder: Path, router: Router) -> Certified:
+    found = read_certificate(folder / "certificate.json")
+    item = next(r for r in found.rules if r.rule == router.name)
+    return {unit.name: unit.certificate for unit in item.tasks}, item.overall.certificate, found.statement
+
+
+def _held_out_of_run(folder: Path, router: Router) -> HeldOut:
+    dimension = RunConfig.model_validate(read_about(folder)["config"]).signature.dimension
+    frame = read_parquet(folder / "calibration.parquet")
+    scores = frame[[f"{router.name}-{dimension}:energy:{task}" for task in router.tasks]].to_numpy()
+    return scores, frame["task"].to_numpy(), ALPHA
+
+
+def _limits_of_run(folder: Path, router: Router) -> Certified:
+    report = read_run(folder).report
+    arm = next(a for a in report.arms if (a.arm, a.dimension, a.law) == (router.name, report.headline.dimension, "mixture"))
+    tasks, overall = {unit.name: unit.rungs["L8"] for unit in arm.tasks}, arm.overall.rungs["L8"]
+    statement = (
+        f"With probability at least {overall.confidence:g} over the held-out documents, the limits L8 of the tasks hold together; that of "
+        "all tasks, in the proportion of these documents, holds with the same probability by itself: of fresh documents of a task, at most "
+        f"that share is sent to a wrong adapter. The arm ({router.name}) was fixed before these documents were seen. Assumes (A0) that the "
+        "held-out documents of a task are independent draws from its traffic, with its classes in these proportions."
+    )
+    return tasks, overall, statement

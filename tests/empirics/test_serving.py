@@ -1,0 +1,209 @@
+"""A served retriever answers what its folder says, under threads as alone, and refuses what it should not be given."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from test_certify import ALPHABETS, table, trained
+
+from empirics.certify import certify
+from empirics.config import load_certify_config, load_config
+from empirics.embedding import open_stream
+from empirics.pipeline import run
+from empirics.serving import Limits, Turns, load_served, turns_of
+from theory import InputError
+from theory.conformal import conformal_sets
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def bert():
+    return tiny.backbone()
+
+
+@pytest.fixture(scope="module")
+def certified(bert, tmp_path_factory):
+    home = tmp_path_factory.mktemp("served")
+    for seed, task in enumerate(ALPHABETS):
+        trained(bert.model, home / task, task, seed)
+    config = load_certify_config({"rule": "ratio", "simulations": 1000, "signature": {"dimension": 6}, "alpha": 0.2})
+    certify({task: home / task for task in ALPHABETS}, table(), config, backbone=bert, out=home / "out")
+    return home / "out"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The smallest run of a tiny encoder on two tasks of letters."""
+    home = tmp_path_factory.mktemp("run")
+    (home / "encoder").mkdir()
+    tiny.save_bert(home / "encoder", layers=2, positions=40)
+    rng, rows = np.random.default_rng(0), []
+    for task, letters in (("a", "abcdefgh"), ("b", "ijklmnop")):
+        for label in range(2):
+            for _ in range(40):
+                chosen = list(letters[4 * label : 4 * label + 4]) + list(letters)
+                rows.append({"text": "".join(rng.choice(chosen, rng.integers(8, 30))), "label": f"{task}{label}", "task": task})
+    pd.DataFrame(rows).drop_duplicates("text").to_csv(home / "data.csv", index=False)
+    per_class = {"train": 14, "query": 12, "test": 8, "reservoir": 4}
+    config = load_config(
+        overrides=[
+            f"stream.path={home / 'data.csv'}",
+            f"backbone.path={home / 'encoder'}",
+            "backbone.adapted_layers=1",
+            "backbone.max_length=32",
+            "training.epochs=1",
+            "signature.dimension=3",
+            "bounds.simulations=1000",
+            *(f"stream.{part}_per_class={count}" for part, count in per_class.items()),
+        ]
+    )
+    run(config, home / "out", quiet=True)
+    return home / "out", open_stream(config)[0].texts
+
+
+def test_answers_are_those_of_the_certificate(certified, bert):
+    served = load_served(certified, backbone=bert, limits=Limits(inputs=500))
+    frame = pd.read_parquet(certified / "samples.parquet")
+    scores = frame[[f"ratio:score:{task}" for task in ALPHABETS]].to_numpy()
+    found = served.answer([table()["text"].iloc[row] for row in frame["row"]])
+    assert [a.task for a in found] == frame["ratio:retrieved"].tolist()
+    ordered = np.sort(scores, axis=1)
+    assert [a.margin for a in found] == pytest.approx(ordered[:, 1] - ordered[:, 0], rel=1e-3, abs=1e-3)
+    held = (frame["part"] == "certificate").to_numpy()
+    true = frame["task"].map(list(ALPHABETS).index).to_numpy()
+    fresh = (frame["part"] == "measurement").to_numpy()
+    sets = conformal_sets(scores[held], true[held], scores[fresh], 0.2)
+    names = np.array(list(ALPHABETS))
+    assert [found[i].tasks for i in np.flatnonzero(fresh)] == [tuple(names[chosen]) for chosen in sets]
+    assert served.guarantee.coverage == 0.8 and len({len(a.tasks) for a in found}) > 1
+
+
+def test_the_certificate_is_that_of_the_folder(certified, bert):
+    written = json.loads((certified / "certificate.json").read_text())
+    guarantee = load_served(certified, backbone=bert, alpha=0.1).guarantee
+    for unit in written["rules"][0]["tasks"]:
+        assert guarantee.limits[unit["name"]].model_dump(mode="json") == unit["certificate"]
+    assert guarantee.overall.model_dump(mode="json") == written["rules"][0]["overall"]["certificate"]
+    assert (guarantee.statement, guarantee.coverage) == (written["statement"], 0.9)
+
+
+@pytest.mark.parametrize("arm", (None, "ratio", "paper", "frozen"))
+def test_a_run_is_served_as_it_retrieved(finished, arm):
+    folder, texts = finished
+    served = load_served(folder, arm)
+    name = arm or "both"
+    frame = pd.read_parquet(folder / "predictions.parquet")
+    found = served.answer([texts[j] for j in frame["document"]])
+    assert [served.tasks.index(a.task) for a in found] == frame[f"{name}-3:retrieved"].tolist()
+    energies = np.sort(frame[[f"{name}-3:energy:{task}" for task in "ab"]].to_numpy(), axis=1)
+    assert [a.margin for a in found] == pytest.approx(energies[:, 1] - energies[:, 0], rel=1e-3, abs=1e-3)
+    report = json.loads((folder / "report.json").read_text())
+    unit = next(a for a in report["arms"] if (a["arm"], a["law"]) == (name, "mixture"))["overall"]
+    assert served.guarantee.overall.model_dump(mode="json") == unit["rungs"]["L8"]
+    assert name in served.guarantee.statement and served.guarantee.coverage == 0.95
+
+
+def test_threads_get_what_one_alone_gets(certified, bert):
+    served = load_served(certified, backbone=bert)
+    texts = list(table()["text"])
+    batches = [texts[j : j + 1 + j % 7] for j in range(0, 120, 3)]
+    alone = [served.answer(batch) for batch in batches]
+    before = [type(module) for module in bert.model.modules()]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(served.answer, batches))
+    for got, want in zip(together, alone, strict=True):
+        assert [(a.task, a.tasks) for a in got] == [(a.task, a.tasks) for a in want]
+        assert [a.margin for a in got] == [a.margin for a in want]
+    assert [type(module) for module in bert.model.modules()] == before
+
+
+def test_who_waits_longest_is_next():
+    turns, order = Turns(), []
+
+    def wait(number):
+        with turns:
+            order.append(number)
+
+    threads = [threading.Thread(target=wait, args=(k,)) for k in range(6)]
+    with turns:
+        for k, thread in enumerate(threads):
+            thread.start()
+            while len(turns._waiting) <= k:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert order == list(range(6))
+    with turns:
+        pass
+
+
+def test_one_encoder_has_one_lock_whoever_serves_it(certified, bert):
+    first, second = (load_served(certified, backbone=bert) for _ in range(2))
+    assert turns_of(first.router.backbone) is turns_of(second.router.backbone) is not turns_of(tiny.backbone())
+    # Threads that scan both at once, and neither sees the other's adapters.
+    texts = list(table()["text"])[:40]
+    want = first.answer(texts)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(got == want for got in pool.map(lambda j: (first, second)[j % 2].answer(texts), range(8)))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    (
+        ([], "are none"),
+        ("one text", "are one text"),
+        (["ab"] * 9, "are 9, and at most 8"),
+        (["ab", "x" * 51], "51 characters as number 1, more than 50"),
+        (["ab", "  "], "number 1 has an empty text"),
+        (["ab", "\ud800"], "number 1 .*not valid Unicode"),
+        ([b"ab"], "hold bytes as number 0; this encoder takes texts"),
+        ([None], "hold NoneType"),
+    ),
+)
+def test_what_should_not_be_asked_is_refused(certified, bert, monkeypatch, inputs, message):
+    served = load_served(certified, backbone=bert, limits=Limits(inputs=8, characters=50))
+    monkeypatch.setattr("empirics.router.encode_prefix", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(InputError, match=f"inputs: .*{message}"):
+        served.answer(inputs)
+
+
+def test_an_error_within_leaves_the_encoder_free(certified, bert, monkeypatch):
+    served = load_served(certified, backbone=bert)
+    want = served.answer(["abc"])
+    with monkeypatch.context() as patch:
+        patch.setattr("empirics.pairs.suffix", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            served.answer(["abc"])
+    assert served.answer(["abc"]) == want
+
+
+def test_folders_that_cannot_be_served_are_refused(certified, finished, bert, tmp_path):
+    with pytest.raises(InputError, match=r"inputs: 0 lets nothing"):
+        Limits(inputs=0)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_served(tmp_path / "absent", backbone=bert)
+    shutil.copytree(certified, tmp_path / "certified")
+    frame = pd.read_parquet(certified / "samples.parquet")
+    frame.drop(columns="ratio:score:late").to_parquet(tmp_path / "certified" / "samples.parquet")
+    with pytest.raises(InputError, match=r"samples\.parquet.*lacks the column ratio:score:late"):
+        load_served(tmp_path / "certified", backbone=bert)
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / "projections.safetensors").unlink()
+    with pytest.raises(InputError, match=r"projections\.safetensors.*older versions"):
+        load_served(tmp_path / "run")
+    with pytest.raises(InputError, match="'angular' is not in"):
+        load_served(finished[0], "angular")
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    del about["phases_seconds"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match="did not finish"):
+        load_served(tmp_path / "run")
