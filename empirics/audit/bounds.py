@@ -24,7 +24,7 @@ TOLERANCE = 1e-8
 # L10 is raised by a billionth, relatively, for the rounding of its sums.
 _ALLOWANCE = {"log_moments": 2e-9, "L10": 2e-9}
 # Draws by importance depend on tilts that a search finds, to first order.
-_WEIGHED = 2e-7
+_WEIGHED = 1e-7
 RUNGS = ("L1", "L1b", "L2", "L3", "L4", "L5", "L5b", "L6", "L7", "L8", "L9", "L10", "L11", "L12")
 # Rungs that no error under the law exceeds, and the confidence with which draws say so.
 _ABOVE, _SURE = ("L1", "L1b", "L2", "L3", "L5", "L5b", "L7", "L12"), 1 - 1e-9
