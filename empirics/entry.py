@@ -12,6 +12,7 @@ EXTRAS = {
     "pydantic": "command",
     "rich": "command",
     "typer": "command",
+    "filelock": "retriever",
     "psutil": "retriever",
     "pyarrow": "retriever",
     "sklearn": "retriever",
