@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ def audit(folder: Path, *, with_data: bool = False, thorough: bool = False, adva
     InputError
         If the folder holds no finished run of this version's schema.
     """
+    from empirics.record import MARKER
     from empirics.report import SCHEMA
     from empirics.run_folder import finished, read_about
 
@@ -47,7 +49,7 @@ def audit(folder: Path, *, with_data: bool = False, thorough: bool = False, adva
     about = read_about(folder)
     if about["schema"] != SCHEMA:
         raise InputError(str(folder / "run.json"), f"has schema {about['schema']}; this version audits {SCHEMA}")
-    if not finished(about):
+    if not finished(about) or (folder / MARKER).exists():
         raise InputError(str(folder), "holds a run that did not finish")
     files = RunFiles(folder)
     checks = []
@@ -87,6 +89,8 @@ def audit(folder: Path, *, with_data: bool = False, thorough: bool = False, adva
     ):
         checks.append(_guarded(name, check, advance))
     if with_data or thorough:
+        # What the data tell need not be said to be untold.
+        checks = [replace(check, not_checked=tuple(item for item in check.not_checked if "--data" not in item)) for check in checks]
         checks += _with_data(files, thorough, advance)
     return Audit(str(folder), tuple(checks), time.perf_counter() - start)
 

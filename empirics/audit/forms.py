@@ -79,20 +79,31 @@ class Scores:
         own = np.arange(m)[:, None] + (spaces - m)
         return own if spaces == m else np.concatenate([np.zeros((m, 1), dtype=np.int64), own], axis=1)
 
-    def tasks(self, x: Float[np.ndarray, "n S d"]) -> Float[np.ndarray, "n m"]:
-        """Score of every task for every document."""
+    def each(self, x: Float[np.ndarray, "n S d"]) -> Float[np.ndarray, "n K"]:
+        """Score of every component for every document."""
         n, spaces = x.shape[:2]
-        out = np.empty((n, self.sizes.size))
+        out = np.empty((n, self.task.size))
         for k, seen in enumerate(self.views(spaces)):
             z = x[:, seen].reshape(n, -1)
-            each = np.stack(
-                [self.components.distances(z, s) + self.components.constants[s] for s in np.flatnonzero(self.task == k)], axis=1
-            )
+            taken = 0.0
             if self.background is not None and spaces > 1:
-                each = each - (self.background.distances(z, k) + self.background.constants[k])[:, None]
-            least = each.min(axis=1)
-            out[:, k] = least if self.kind == "max" else least - 2 * np.log(np.exp((least[:, None] - each) / 2).sum(axis=1))
+                taken = self.background.distances(z, k) + self.background.constants[k]
+            for s in np.flatnonzero(self.task == k):
+                out[:, s] = self.components.distances(z, s) + self.components.constants[s] - taken
         return out
+
+    def joined(self, each: Float[np.ndarray, "n K"]) -> Float[np.ndarray, "n m"]:
+        """Score of every task from those of its components."""
+        out = np.empty((len(each), self.sizes.size))
+        for k in range(self.sizes.size):
+            own = each[:, self.task == k]
+            least = own.min(axis=1)
+            out[:, k] = least if self.kind == "max" else least - 2 * np.log(np.exp((least[:, None] - own) / 2).sum(axis=1))
+        return out
+
+    def tasks(self, x: Float[np.ndarray, "n S d"]) -> Float[np.ndarray, "n m"]:
+        """Score of every task for every document."""
+        return self.joined(self.each(x))
 
     def own_distances(self, x: Float[np.ndarray, "n S d"], task: int, component: int | None) -> Float[np.ndarray, " n"]:
         """Squared distance of documents of one task to a component of it: the one given, or that of least energy."""
@@ -214,9 +225,9 @@ def pairs(scores: Scores, law: QueryLaw) -> Pairs:
     reference, own, margin, other, component, wrong, moments = [], [], [], [], [], [], []
     for c in range(len(law)):
         k, mean = int(law.task[c]), law.means[c]
-        rows_k = _rows(views[k], d)
+        rows_k = stacked(views[k], d)
         root_k = _root(law.covariances[c][np.ix_(rows_k, rows_k)])
-        mine = [_about(scores, s, k, mean, views, spaces) for s in np.flatnonzero(scores.task == k)]
+        mine = [about(scores, s, k, mean, views, spaces) for s in np.flatnonzero(scores.task == k)]
         expected = [float((H * (root_k @ root_k)).sum() + e) for H, _, e in mine]
         best = int(np.argmin(expected))
         H_t, h_t, e_t = mine[best]
@@ -226,12 +237,12 @@ def pairs(scores: Scores, law: QueryLaw) -> Pairs:
             if i == k:
                 continue
             foes = np.flatnonzero(scores.task == i)
-            rows_i = _rows(views[i], d)
+            rows_i = stacked(views[i], d)
             both = np.union1d(rows_k, rows_i)
             root = _root(law.covariances[c][np.ix_(both, both)])
             root_i = root[np.searchsorted(both, rows_i)]
             taken = root[np.searchsorted(both, rows_k)]
-            H, h, e = (np.stack(part) for part in zip(*(_about(scores, s, i, mean, views, spaces) for s in foes), strict=True))
+            H, h, e = (np.stack(part) for part in zip(*(about(scores, s, i, mean, views, spaces) for s in foes), strict=True))
             e = e - scores.slack[i]
             A = np.swapaxes(root_i, 0, 1) @ H @ root_i - taken.T @ H_t @ taken
             b = h @ root_i - h_t @ taken
@@ -259,8 +270,8 @@ def pairs(scores: Scores, law: QueryLaw) -> Pairs:
     )
 
 
-def _about(scores: Scores, s: int, task: int, mean: np.ndarray, views: np.ndarray, spaces: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Score of a component about the mean of a query component."""
+def about(scores: Scores, s: int, task: int, mean: np.ndarray, views: np.ndarray, spaces: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Score of a component about the mean of a query component: ``y'Hy + h'y + e`` over the spaces that its task sees."""
     point = mean[views[task]].ravel()
     H, h, e = scores.components.around(s, point)
     if scores.background is None or spaces == 1:
@@ -269,7 +280,8 @@ def _about(scores: Scores, s: int, task: int, mean: np.ndarray, views: np.ndarra
     return H - H0, h - h0, e - e0
 
 
-def _rows(spaces: np.ndarray, d: int) -> np.ndarray:
+def stacked(spaces: np.ndarray, d: int) -> np.ndarray:
+    """Where coordinates of some spaces lie among those of all, stacked."""
     return (spaces[:, None] * d + np.arange(d)).ravel()
 
 

@@ -16,6 +16,7 @@ from empirics.audit.bounds import RUNGS, TOLERANCE
 from empirics.audit.draws import Drawn, draw, own_distances
 from empirics.audit.intervals import binary_kl, interval, kolmogorov_smirnov
 from empirics.audit.opened import Key, RunFiles
+from empirics.audit.rare import Rare, draw_rare
 from empirics.audit.result import Check, Tally
 from empirics.audit.rungs import Recomputed, units
 from empirics.seeding import generator
@@ -44,17 +45,15 @@ class Draws:
 
     Attributes
     ----------
-    drawn : Drawn
+    drawn : Drawn or Rare
+        Rare where so few errors were expected that they were drawn by importance.
     distances : dict from cluster to (p,) array
-    importance : bool
-        Whether the run drew by importance; what is here was drawn plainly then, and is not what the run drew.
     rng : Generator
         As the draws left it.
     """
 
-    drawn: Drawn
+    drawn: Drawn | Rare
     distances: dict[int, np.ndarray]
-    importance: bool
     rng: np.random.Generator
 
 
@@ -64,8 +63,9 @@ def redraw(files: RunFiles, found: Mapping[tuple[str, str], Recomputed]) -> dict
     def one(law: tuple[str, str]) -> Draws:
         it, rng = found[law], generator(files.config["seed"], "simulation", *law)
         rare = logsumexp(np.minimum(it.by_component["L3"][0], 0.0), b=it.law.weights) < _RARE
-        drawn = draw(it.scores, it.law, files.config["bounds"]["simulations"], rng)
-        return Draws(drawn, own_distances(it.scores, it.law, files.by_class, rng), bool(rare), rng)
+        n = files.config["bounds"]["simulations"]
+        drawn = draw_rare(it.scores, it.law, it.pairs, n, rng) if rare else draw(it.scores, it.law, n, rng)
+        return Draws(drawn, own_distances(it.scores, it.law, files.by_class, rng), rng)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(found, pool.map(one, found), strict=True))
@@ -197,14 +197,10 @@ def _law(
     tally.near(f"{where}.misfit_floor_nats", told["misfit_floor_nats"], floor)
     spread = math.sqrt(np.mean([x.var(ddof=1) / (2 * d) for x in seen.values()])) if seen else None
     tally.near(f"{where}.overdispersion_chi2", _number(told["overdispersion_chi2"]), _number(spread))
-    if draws.importance:
-        tally.skip("tests of distances under laws that were drawn by importance: the run's draws are not repeated")
-        p = told["distance_p"]
-    else:
-        spread = math.sqrt(np.mean([x.var(ddof=1) / draws.distances[t].var(ddof=1) for t, x in seen.items()])) if seen else None
-        tally.near(f"{where}.overdispersion_law", _number(told["overdispersion_law"]), _number(spread))
-        p = min(1.0, len(seen) * min(kolmogorov_smirnov(x, draws.distances[t]) for t, x in seen.items())) if seen else None
-        tally.near(f"{where}.distance_p", _number(told["distance_p"]), _number(p))
+    spread = math.sqrt(np.mean([x.var(ddof=1) / draws.distances[t].var(ddof=1) for t, x in seen.items()])) if seen else None
+    tally.near(f"{where}.overdispersion_law", _number(told["overdispersion_law"]), _number(spread))
+    p = min(1.0, len(seen) * min(kolmogorov_smirnov(x, draws.distances[t]) for t, x in seen.items())) if seen else None
+    tally.near(f"{where}.distance_p", _number(told["distance_p"]), _number(p))
     reasons = []
     if measured[0] > simulated["value"]:
         reasons.append("predicts too few errors")

@@ -94,7 +94,7 @@ class Laws:
         return (2 * (self.w / u) ** 2 + self.g**2 / u**3).sum(axis=1)
 
 
-def chernoff_point(law: Laws) -> Float[np.ndarray, " P"]:
+def chernoff_point(law: Laws, bracket: float = _BRACKET) -> Float[np.ndarray, " P"]:
     """Where K is least on ``theta >= 0``: 0 where ``E M <= 0``, infinite where M is positive for certain."""
     limit, natural = law.limit(), 1 / np.sqrt(law.variance())
     sure = law.floor() > 0
@@ -114,7 +114,7 @@ def chernoff_point(law: Laws) -> Float[np.ndarray, " P"]:
         high[beyond] = np.minimum(limit[beyond], 4 * low[beyond])
         bounded[beyond] = high[beyond] == limit[beyond]
         at[live] = np.where(bounded[live], (low[live] + high[live]) / 2, high[live])
-        done = bounded[live] & (high[live] - low[live] <= _BRACKET * np.minimum(low[live], limit[live] - low[live]))
+        done = bounded[live] & (high[live] - low[live] <= bracket * np.minimum(low[live], limit[live] - low[live]))
         live = live[~done]
     return np.where(out == 0, np.where(law.mean() > 0, at, 0.0), out)
 

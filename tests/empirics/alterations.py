@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from empirics.adapters import adapter_digest, load_adapter
 from empirics.pipeline import evaluate
 from empirics.record import PhaseClock, read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet, write_tensors
 from empirics.report import Report, markdown
@@ -519,6 +520,18 @@ def last_adapter(folder: Path) -> None:
     _tensor(own, "adapter_model.safetensors", lambda t: t.__setitem__(f"base_model.model.{name}.lora_B.weight", folded))
 
 
+def last_adapter_and_digest(folder: Path) -> None:
+    """The same, with the digest in `run.json` made to fit."""
+    last_adapter(folder)
+    own = _adapter(folder, -1)
+
+    def change(about: dict) -> None:
+        about["training"][own.name]["sha256"] = adapter_digest(load_adapter(own))
+
+    _json(folder, "run.json", change)
+    _json(folder, "report.json", lambda report: change(report["run"]))
+
+
 _RUNGS = ("L1", "L1b", "L2", "L3", "L5", "L5b", "L7", "L8", "L9", "L10")
 _PLAIN = (
     flipped_prediction,
@@ -567,9 +580,9 @@ ALTERATIONS = (
     *(Alteration(f"lowered_everywhere_{rung}", lowered_everywhere(rung)) for rung in _RUNGS),
     *(
         Alteration(change.__name__, change, adapters=True)
-        for change in (earlier_adapter, peft_scale, peft_weight, composition_scalar, fewer_losses)
+        for change in (earlier_adapter, last_adapter, peft_scale, peft_weight, composition_scalar, fewer_losses)
     ),
     # What only the manifest tells: nothing else on file depends on it.
     *(Alteration(change.__name__, change, told=False) for change in (nudged_energy_without_embedding, other_learning_rate, page)),
-    Alteration("last_adapter", last_adapter, told=False, adapters=True),
+    Alteration("last_adapter_and_digest", last_adapter_and_digest, told=False, adapters=True),
 )
