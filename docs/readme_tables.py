@@ -1,4 +1,4 @@
-"""The numbers of the README and of the reproduction statement, from the results kept in `docs/results`.
+"""The numbers of the README and of other pages, from the results kept in `docs/results` and that of the benchmark of costs.
 
 A block of such a page between `<!-- results: NAME -->` and `<!-- end -->` is what the function of that name gives::
 
@@ -20,8 +20,9 @@ from empirics.report import Report, Unit, markdown_table, rung_text, verdict
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "reproduction.md")
+PAGES = (README, ROOT / "docs" / "reproduction.md", ROOT / "docs" / "explanation" / "cost-model.md")
 RESULTS = Path(__file__).parent / "results"
+COSTS = ROOT / "benchmarks" / "results" / "cost_model.json"
 # Rungs that the front page shows; the report has all.
 _SHOWN = ("L1b", "L2", "L3", "L5", "L5b", "L6", "L8")
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n)(.*?)(<!-- end -->)", flags=re.S)
@@ -190,11 +191,111 @@ def blocks() -> dict[str, Callable[[], str]]:
         "text-5t": lambda: rivals(comparisons[0]),
         "news-4t": lambda: rivals(comparisons[1]),
         "claims": lambda: claims(report, comparisons),
+        **cost_blocks(),
     }
 
 
+def cost_blocks() -> dict[str, Callable[[], str]]:
+    """What each block of the cost model's page is made by."""
+    found = read_json(COSTS)
+    return {
+        "cost-about": lambda: cost_about(found),
+        "cost-seconds": lambda: cost_formulas(found, "seconds"),
+        "cost-predictions": lambda: cost_predictions(found),
+        "cost-bytes": lambda: cost_formulas(found, "bytes"),
+        "cost-stored": lambda: cost_stored(found),
+        "cost-million": lambda: cost_million(found),
+    }
+
+
+def cost_about(found: Mapping[str, Any]) -> str:
+    """What was measured, in words."""
+    encoder, machine = found["encoder"], found["machine"]
+    return (
+        f"Measured in processor time on one core ({machine['processor']}), medians of {found['repeats']}, at a load of "
+        f"{machine['load']:.1f} on {machine['cores']} cores. The encoder has {encoder['layers']} layers of width {encoder['width']}, "
+        f"adapters on query and value of the last {encoder['adapted_layers']}, and {encoder['tokens']} tokens a document, in float32."
+    )
+
+
+def cost_formulas(found: Mapping[str, Any], what: str) -> str:
+    """Every stage's formula, with its errors."""
+    body = []
+    for name, models in found["stages"].items():
+        if what not in models:
+            continue
+        model = models[what]
+        amount = _small if what == "seconds" else "{:.3g} bytes".format
+        terms = [amount(value) + (f" {term}" if term != "1" else "") for term, value in model["coefficients"].items() if value]
+        errors = (model["fit_error"]["median"], model["prediction_error"]["median"], model["prediction_error"]["largest"])
+        body.append([name, " + ".join(terms), *(f"{error:.0%}" for error in errors)])
+    return markdown_table(["stage", "cost", "median error where fitted", "median error predicted", "largest error predicted"], body)
+
+
+def cost_predictions(found: Mapping[str, Any]) -> str:
+    """The predicted time of every large size beside the measured one."""
+    body = []
+    for name, models in found["stages"].items():
+        for row in models["seconds"]["predictions"]:
+            sizes = ", ".join(f"{key} = {value:,}" for key, value in row["sizes"].items())
+            body.append([name, sizes, f"{row['measured']:.3g}", f"{row['measured'] * (1 + row['error']):.3g}", f"{row['error']:+.0%}"])
+    return markdown_table(["stage", "sizes", "measured (s)", "predicted (s)", "error"], body)
+
+
+def cost_stored(found: Mapping[str, Any]) -> str:
+    """Bytes of one more task, and of a million."""
+    many = found["million"]
+    sizes, each = many["sizes"], many["bytes_a_task"]
+    labels = {
+        "signature, full": f"signature, full covariance, d = {sizes['d']}",
+        "signature, low rank": f"signature, {sizes['factors']} factors, d = {sizes['wide']}",
+        "adapter": f"adapter in the stack, r = {sizes['r']}",
+    }
+    body = [[labels[name], f"{each[name]:,}", f"{each[name] * sizes['m'] / 1e9:.0f} GB"] for name in labels]
+    pairs = many["bytes_a_pair"]
+    body.append(["separation, for each pair of tasks", f"{pairs:,} a pair", f"{pairs * sizes['m'] ** 2 / 1e12:.0f} TB"])
+    return markdown_table(["", "bytes a task", f"{sizes['m']:,} tasks"], body)
+
+
+def cost_million(found: Mapping[str, Any]) -> str:
+    """What a million tasks would take: of a document, and once."""
+    sizes, seconds = found["million"]["sizes"], found["million"]["seconds"]
+    m, cores = sizes["m"], sizes["cores"]
+    each = {
+        "encode": "encode a document",
+        "stage 1, full": f"stage 1: score it under all, d = {sizes['d']}",
+        "stage 1, low rank": f"the same with {sizes['factors']} factors, d = {sizes['wide']}",
+        "candidates": f"stage 2: run it under {sizes['c']} candidates",
+        "all adapters": "instead, run it under all adapters",
+    }
+    once = {
+        "embed all samples": f"embed {sizes['n']} samples of each task under its adapter",
+        "fit all signatures": f"fit all signatures, d = {sizes['d']}",
+        "separation of all pairs": f"separation of all pairs, d = {sizes['d']}",
+    }
+    answered = [[label, _duration(seconds[name]), f"{cores / seconds[name]:,.3g}"] for name, label in each.items()]
+    made = [[label, _duration(seconds[name]), _duration(seconds[name] / cores)] for name, label in once.items()]
+    return (
+        markdown_table([f"{m:,} tasks, for each document", "one core", f"documents/s of {cores:,} cores"], answered)
+        + "\n\n"
+        + markdown_table(["once", "one core", f"{cores:,} cores"], made)
+    )
+
+
+def _small(seconds: float) -> str:
+    unit, size = next(((unit, size) for unit, size in (("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)) if seconds >= size), ("ps", 1e-12))
+    return f"{seconds / size:.3g} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    units = {"years": 365 * 86400, "days": 86400, "hours": 3600, "minutes": 60, "s": 1, "ms": 1e-3}
+    unit = next((unit for unit, size in units.items() if seconds >= size), "ms")
+    value = seconds / units[unit]
+    return f"{value:.2g} {unit}" if value < 10 else f"{value:.0f} {unit}"
+
+
 def rendered(page: str) -> str:
-    """The page with every block made anew."""
+    """A page with every block made anew."""
     made = blocks()
     return _BLOCK.sub(lambda m: f"{m[1]}{made[m[2]]()}\n{m[4]}", page)
 

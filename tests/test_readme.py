@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -55,6 +56,33 @@ def test_a_verdict_of_the_reproduction_follows_its_figures():
     assert verdict("one adapter trained on task after task")[0] == "confirmed"
     methods["sequential"]["intervals"]["retrieval_error"][0] = methods["proteus"]["intervals"]["retrieval_error"][1]
     assert verdict("one adapter trained on task after task")[0] == "not confirmed"
+
+
+def test_the_cost_model_predicts_what_it_says_it_does():
+    """By hand once more, without the code that writes the tables."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "cost_model.json").read_text())
+    page = (ROOT / "docs" / "explanation" / "cost-model.md").read_text("utf-8")
+    scoring = found["stages"]["scoring, full covariances"]["seconds"]
+    terms = {
+        "m d^2": lambda n, m, d: m * d**2,
+        "n m": lambda n, m, d: n * m,
+        "n m d": lambda n, m, d: n * m * d,
+        "n m d^2": lambda n, m, d: n * m * d**2,
+    }
+    for row in scoring["predictions"]:
+        value = sum(scoring["coefficients"][name] * term(**row["sizes"]) for name, term in terms.items())
+        assert value == pytest.approx(row["measured"] * (1 + row["error"]))
+        assert f"| {row['measured']:.3g} | {value:.3g} | {row['error']:+.0%} |" in page
+    sizes = {"n": found["million"]["sizes"]["B"], "m": 10**6, "d": found["million"]["sizes"]["d"]}
+    a_document = sum(scoring["coefficients"][name] * term(**sizes) for name, term in terms.items()) / sizes["n"]
+    assert found["million"]["seconds"]["stage 1, full"] == pytest.approx(a_document)
+    # The largest error is told, and it is one of the errors.
+    for stage in found["stages"].values():
+        errors = [abs(row["error"]) for row in stage["seconds"]["predictions"]]
+        assert stage["seconds"]["prediction_error"]["largest"] == max(errors)
+        assert {tuple(row["sizes"].values()) for row in stage["measured"]}.isdisjoint(
+            tuple(row["sizes"].values()) for row in stage["seconds"]["predictions"]
+        )
 
 
 def test_numbers_trace_to_fields_of_the_kept_report():

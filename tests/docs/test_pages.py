@@ -31,7 +31,7 @@ FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^ *```$", flags=re.S | re.M)
 NAMES = sorted({name for text in TEXTS.values() for name in re.findall(r"`((?:theory|empirics)(?:\.[A-Za-z]\w*)+)`", text)})
 GROUPS = "|".join({**RunConfig.model_fields, **CertifyConfig.model_fields})
 # Programs that need no check.
-PLAIN = {".", "ls"}
+PLAIN = {".", "curl", "ls", "pip"}
 # The least run that gives every file.
 LEAST = {
     "stream": {"train_per_class": 10, "query_per_class": 10, "test_per_class": 8, "reservoir_per_class": 4, "classes_per_task": 2},
@@ -166,7 +166,7 @@ def test_commands_exist(page, line, typed):
         assert words[0] == "launch"
         _parse(words[words.index("empirics.cli") + 1 :])
     elif program == "python":
-        assert words[0] == "-m" and importlib.util.find_spec(words[1])
+        assert importlib.util.find_spec(words[1]) if words[0] == "-m" else (ROOT / words[0]).is_file()
     else:
         assert program in PLAIN
 
