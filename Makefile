@@ -103,6 +103,8 @@ bench: $(VENV)/.ready
 	"$(BIN)/python" benchmarks/scoring.py
 	"$(BIN)/python" benchmarks/adapters.py
 	"$(BIN)/python" benchmarks/bounds.py
+	"$(BIN)/python" benchmarks/index.py
+	"$(BIN)/python" benchmarks/separation.py
 	"$(BIN)/python" benchmarks/pairs.py
 	"$(BIN)/python" benchmarks/cascade.py
 	"$(BIN)/python" benchmarks/serving.py

@@ -122,16 +122,24 @@ class Block:
         out.task[: kept.size], out.size = self.task[kept], kept.size
         return out
 
-    def append(self, new: Mapping[Part, Tensors], task: int) -> None:
-        """Fill the next free slots with the components of a task, whose tensors are those of a block without free slots."""
-        count = len(new["exact"]["offsets"])
+    def append(self, new: Mapping[Part, Tensors], first: int, task: int) -> int:
+        """Fill the free slots with components of a task, from the first one given on; returns how many found room.
+
+        Parameters
+        ----------
+        new : dict of tensors
+            As `operands` makes them.
+        """
+        count = min(len(new["exact"]["offsets"]) - first, self.capacity - self.size)
         for name in ("screen", "exact"):
             mine = self.part(name)
             for key, value in new[name].items():
-                mine[key].narrow(1 if key == "loadings" else 0, self.size, count).copy_(value)
+                dim = 1 if key == "loadings" else 0
+                mine[key].narrow(dim, self.size, count).copy_(value.narrow(dim, first, count))
         self.task[self.size : self.size + count] = task
         self.size += count
         self.stored = None
+        return count
 
 
 def operands(

@@ -162,13 +162,11 @@ class SignatureIndex:
             offsets = offsets + 2 * np.log(len(gaussians))
         if not self.blocks:
             self._settle(gaussians)
+        new, done = operands(gaussians, offsets, self.centre, self.unit, self.rank), 0
         task, self._position[name] = len(self), len(self)
-        done = 0
         while done < len(gaussians):
             block = self._room(len(gaussians) - done)
-            some = slice(done, min(len(gaussians), done + block.capacity - block.size))
-            block.append(operands(gaussians.part(some), offsets[some], self.centre, self.unit, self.rank), task)
-            done = some.stop
+            done += block.append(new, done, task)
 
     def remove(self, name: str) -> None:
         """Remove a task; later tasks move up by one in `names`.

@@ -36,8 +36,6 @@ from theory.tails import exponent, log_chernoff
 
 # Dense matrices of the embedding's dimension that one pair takes while it is refined, and pairs of one component refined at once.
 _DENSE, _AT_ONCE = 10, 8
-# Ulps of a sum of logarithms.
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ def summarise(
             n, k = np.nonzero(log_p > np.log(negligible / (2 * K)))
             extra = (other - gaussians.log_dets)[columns[k]] - (rule.offsets - gaussians.log_dets)[rows[n]]
             half = log_bhattacharyya(gaussians, rows[n], columns[k], memory=memory // 3) - extra / 4
-            log_p[n, k] = np.minimum(log_p[n, k], half + _ROUNDING)
+            log_p[n, k] = np.minimum(log_p[n, k], _up(half, 4))
         delta = np.where(np.isneginf(log_p), np.inf, block.mean).min(axis=1) / block.dimension - 1
         least_delta[rows] = np.minimum(least_delta[rows], delta)
         at = log_p.argmax(axis=1)
@@ -206,7 +204,7 @@ def summarise(
     pairs, values = pairs[order], values[order]
     union = rest.copy()
     np.logaddexp.at(union, pairs[:, 0], values)
-    return PairSummary(least_delta, nearest, union + _ROUNDING, pairs[:, 0], pairs[:, 1], values, rest + _ROUNDING, table)
+    return PairSummary(least_delta, nearest, _up(union, K), pairs[:, 0], pairs[:, 1], values, _up(rest, K), table)
 
 
 def screened(
@@ -293,7 +291,7 @@ def screened(
         note=note,
     )
     return Screened(
-        bound, state.log_settled(), log_closed, np.minimum(log_tasks + _ROUNDING, 0.0), exact, chernoff, pairs, settled, summary
+        bound, state.log_settled(), log_closed, np.minimum(_up(log_tasks, len(task)), 0.0), exact, chernoff, pairs, settled, summary
     )
 
 
@@ -327,7 +325,7 @@ class _State:
 
     def log_total(self) -> float:
         """The bound."""
-        return float(logsumexp(self.log_weight + np.minimum(self.log_upper, 0.0))) + _ROUNDING
+        return float(_up(logsumexp(self.log_weight + np.minimum(self.log_upper, 0.0)), self.log_upper.size))
 
     def log_settled(self) -> float:
         """The part of it that is exact."""
@@ -352,7 +350,7 @@ class _State:
             self.value[rows[matter]] = np.minimum(self.value[rows[matter]], tail.log_high)
             self.level[rows[matter[tail.exact]]] = 2
         mine = self.rows[c]
-        self.log_upper[c] = np.logaddexp(self.summary.log_rest[c], logsumexp(self.value[mine])) + _ROUNDING
+        self.log_upper[c] = _up(np.logaddexp(self.summary.log_rest[c], logsumexp(self.value[mine])), mine.size + 1)
         sure = mine[self.level[mine] == 2]
         self.log_sure[c] = logsumexp(self.value[sure]) if sure.size else -np.inf
 
@@ -368,6 +366,12 @@ def _checked(rule: Rule) -> tuple[LowRankGaussians, Float[np.ndarray, " K"]]:
     if within is None:
         within = 1 / np.bincount(signatures.task)[signatures.task]
     return signatures.gaussians, within / signatures.tasks
+
+
+def _up(log_sum: np.ndarray | float, terms: int) -> np.ndarray | float:
+    """A logarithm of a sum of so many terms, plus what their addition may have lost."""
+    known = np.where(np.isfinite(log_sum), log_sum, 0.0)
+    return log_sum + 4 * np.finfo(np.float64).eps * terms * (1 + np.abs(known))
 
 
 def _row_sums(log_p: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
