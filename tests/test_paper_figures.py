@@ -305,6 +305,7 @@ def test_a_run_of_an_older_schema_that_is_known_is_drawn(copied, drawn):
     config["compare"]["batches"] = config.pop("retrieval")["batches"]
     report["retrieval"] = [{key: value for key, value in row.items() if key != "batch_error"} for row in report["retrieval"]]
     write_json(copied / "report.json", report | {"schema_version": 1})
+    (copied / "manifest.json").unlink(missing_ok=True)
     assert draw(figure_of("rungs"), [copied], {}, [".svg"])[".svg"] == drawn["rungs"][".svg"]
 
 

@@ -169,6 +169,7 @@ class Trial:
         # Pages are drawn with a library that starts threads, after which this process could not be copied.
         self._must_end(compare)
         self.done["runs"] += 1
+        print(f"{self.name}: {dict(self.done)}", file=sys.stderr, flush=True)
         shutil.rmtree(out)
 
     def kill(self, wanted: int) -> None:
