@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
@@ -24,7 +22,6 @@ from theory.pruning import Kind, Pruning
 
 if TYPE_CHECKING:
     from empirics.backbone import Backbone, PrefixSource
-    from empirics.certificate import RuleName
     from empirics.pairs import AdapterStack
 
 # Pairs whose embeddings are in memory at once, and by how many candidates a round of the adaptive rule may be longer than all before.
@@ -324,56 +321,3 @@ class AdapterStages:
     def cascade(self, *, kind: Kind = "threshold", alpha: float = 0.01, confidence: float | None = 0.95) -> Cascade:
         """A cascade of these stages, still to be fitted."""
         return Cascade(self.screen, self.score, opened=self.opened, kind=kind, alpha=alpha, confidence=confidence)
-
-
-def load_cascade(
-    certified: Path,
-    rule: RuleName = "ratio",
-    *,
-    kind: Kind = "threshold",
-    alpha: float = 0.05,
-    confidence: float | None = 0.95,
-    backbone: Backbone | None = None,
-) -> tuple[Cascade, tuple[str, ...]]:
-    """The cascade of a folder that was certified with all rules: frozen signatures screen, a rule on adapted embeddings decides.
-
-    It is fitted to the scores of the certificate's samples, which the folder holds, so that nothing is embedded anew. Its certificate is
-    beside those of the folder: its error is at most the limit L8 of the rule plus the loss, if both hold, and each fails with a
-    probability of its own.
-
-    Parameters
-    ----------
-    certified : Path
-        Written by `empirics.certify.certify` with rule "all".
-    rule : {"ratio", "paper"}
-        Of the full search.
-    kind, alpha, confidence
-        As for `Cascade`, fixed before the samples are seen.
-    backbone : Backbone, optional
-        Loaded by the certificate's settings by default.
-
-    Returns
-    -------
-    Cascade, tuple of str
-        Fitted; and the tasks, in the order of its numbers.
-
-    Raises
-    ------
-    InputError
-        If the folder lacks a rule, or holds too few samples for the certificate.
-    """
-    from empirics.pairs import stack_adapters
-    from empirics.router import load_router
-
-    if rule == "frozen":
-        raise InputError("rule", "'frozen' runs no adapter, and needs no cascade; choose ratio or paper")
-    full = load_router(certified, rule, backbone=backbone)
-    screen = load_router(certified, "frozen", backbone=full.backbone)
-    stages = AdapterStages(
-        full.backbone, stack_adapters(full.backbone, full.adapters), screen.rule, screen.projections[0], full.rule, full.projections
-    )
-    held = pd.read_parquet(certified / "samples.parquet").query("part == 'certificate'")
-    scores = [held[[f"{name}:score:{task}" for task in full.tasks]].to_numpy() for name in ("frozen", rule)]
-    number = {task: k for k, task in enumerate(full.tasks)}
-    cascade = stages.cascade(kind=kind, alpha=alpha, confidence=confidence)
-    return cascade.fit_scores(*scores, held["task"].map(number).to_numpy(dtype=np.int64)), full.tasks
