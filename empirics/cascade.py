@@ -63,9 +63,9 @@ class Cascade(BaseEstimator):
         From inputs, rows (p,) and tasks (p,) to the final scores (p,) of these pairs.
     opened : callable, optional
         Makes of inputs what both stages are given, such as an encoded prefix, once; the inputs themselves by default.
-    kind : {"threshold", "best", "adaptive"}
-        How candidates are chosen (`theory.pruning`), fixed before the inputs of `fit` are seen. "adaptive" presumes that a final score
-        contains the stage-1 score, or is on its scale.
+    kind : {"threshold", "best", "adaptive", "absolute"}
+        How candidates are chosen (`theory.pruning`), fixed before the inputs of `fit` are seen. "adaptive" and "absolute" presume that a
+        final score contains the stage-1 score, or is on its scale.
     alpha : float
         The loss that may be.
     confidence : float or None
@@ -158,22 +158,24 @@ class Cascade(BaseEstimator):
         opened, stage_one = self._screened(X)
         n, m = stage_one.shape
         final, order = np.full((n, m), np.inf), np.argsort(stage_one, axis=1, kind="stable")
-        if self.pruning_.kind != "adaptive":
+        if self.pruning_.kind in ("threshold", "best"):
             rows, tasks = np.nonzero(self.pruning_.kept(stage_one))
             final[rows, tasks] = self._scored(opened, rows, tasks)
             return _found(final)
         # In rounds, each one pass for all inputs that are not settled, and longer than those before together.
-        live, start, stop, best = np.arange(n), 0, 1, np.full(n, np.inf)
+        live, start, stop, best, added = np.arange(n), 0, 1, np.full(n, np.inf), np.zeros(n)
         while live.size and start < m:
             tasks = order[live, start:stop]
             # A better task may be found within the round, where the rule would stop: to look at more than needed loses nothing.
-            row, column = np.nonzero(~self.pruning_.settled(stage_one[live[:, None], tasks], best[live, None]))
+            row, column = np.nonzero(~self.pruning_.settled(stage_one[live[:, None], tasks], best[live, None], added[live, None]))
             rows, chosen = live[row], tasks[row, column]
             final[rows, chosen] = self._scored(opened, rows, chosen)
             start, stop = stop, min(m, 2 * stop + _MORE)
+            if start == 1:
+                added = final[live, order[:, 0]] - stage_one[live, order[:, 0]]
             best[live] = final[live].min(axis=1)
             if start < m:
-                live = live[~self.pruning_.settled(stage_one[live, order[live, start]], best[live])]
+                live = live[~self.pruning_.settled(stage_one[live, order[live, start]], best[live], added[live])]
         return _found(final)
 
     def predict(self, X: Any) -> Int[np.ndarray, " n"]:

@@ -367,7 +367,7 @@ def certify(
 def cascade(
     certified: Annotated[Path, typer.Argument(help="Folder that certify --rule all --out wrote.")],
     rule: Annotated[str, typer.Option(help="Of the full search over all adapters: ratio or paper.")] = "ratio",
-    kind: Annotated[str, typer.Option(help="How candidates are chosen: threshold, best or adaptive.")] = "threshold",
+    kind: Annotated[str, typer.Option(help="How candidates are chosen: threshold, best, adaptive or absolute.")] = "threshold",
     alpha: Annotated[float, typer.Option(help="Share of inputs that may be lost against the full search.")] = 0.05,
     confidence: Annotated[float, typer.Option(help="Of the certificate.")] = 0.95,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
