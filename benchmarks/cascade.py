@@ -3,14 +3,15 @@
 Real tasks: two classes of a packaged corpus each, written in one of twenty ways (behind a fixed phrase, in another order of words, in
 another vocabulary); for each an adapter of the last layer is trained on texts of 16 tokens, and signatures are fitted to further documents
 in the frozen and in its own space. Beyond those, tasks are SIMULATED: their adapters' rank-one units are drawn from those of all
-real adapters, with random signs; their signatures are drawn from the law of the real ones (means: a smoothed bootstrap that keeps mean and
-covariance; covariances: those of a real task; from the frozen mean to the adapted one: the map that the simulated adapter itself makes of
-reservoir documents, plus a real task's deviation from it). Queries are real, and of real tasks, throughout: a simulated task can only
-be a wrong answer.
+real adapters, with random signs; their signatures are drawn from the law of the real ones (mean: a real task's, moved as another one's
+near neighbour is from that; covariances: the real task's; from the frozen mean to the adapted one: the map that the simulated adapter
+itself makes of reservoir documents, plus the real tasks' deviations from it). Queries are real, and of real tasks, throughout: a
+simulated task can only be a wrong answer.
 
 Two full searches: "both" adds frozen and adapted energies, "paper" takes adapted ones alone, as published. For every number of tasks, the
 cascade is fitted to held-out queries (loss at most alpha with confidence 0.95) and judged on others. The rule that is timed was fixed
-beforehand: "adaptive" for both, whose final score contains the stage-1 score, and "threshold" for paper.
+beforehand: "adaptive" for both, whose final score contains the stage-1 score, and "threshold" for paper; and it promises the harder thing,
+that any answer of the full search is kept, right or wrong.
 
     python benchmarks/cascade.py            # small: less than 90 s
     python benchmarks/cascade.py --full     # 300 real tasks, up to 1,000; what was trained and searched is kept under build/
@@ -49,7 +50,7 @@ from theory import Measured, Pruning, Rule, Signatures
 from theory.files import signatures_from
 from theory.pruning import Kind, least_score
 
-KINDS: tuple[Kind, ...] = ("adaptive", "threshold", "best")
+KINDS: tuple[Kind, ...] = ("adaptive", "threshold", "best", "absolute")
 ARMS: dict[str, Kind] = {"both": "adaptive", "paper": "threshold"}
 CLASSES = {
     "newsgroups": [
@@ -93,7 +94,7 @@ WAYS: tuple[Callable[[list[str]], list[str]], ...] = (
     lambda words: [w for w in words if len(w) > 4] or words,
     lambda words: [w for word in words for w in (word, "indeed")],
 )
-DIMENSION, TRAINED, FITTED, RESERVOIR, WORDS = 32, 32, 40, 48, 10
+DIMENSION, TRAINED, FITTED, RESERVOIR, WORDS, NEIGHBOURS = 32, 32, 96, 48, 10, 5
 BACKBONE = BackboneConfig(max_length=16, adapted_layers=1, batch_size=64, device="cpu", precision="bfloat16")
 TRAINING = TrainingConfig(epochs=8, batch_size=16, learning_rate=5e-3)
 ADAPTER = AdapterConfig(rank=4).alone()
@@ -133,9 +134,9 @@ def main() -> None:
     options = parser.parse_args()
     use_threads(RunConfig(threads=options.threads))
     threadpool_limits(options.threads)
-    real, sizes = (300, [10, 30, 100, 300, 1000]) if options.full else (16, [16, 48])
+    real, sizes = (300, [10, 30, 100, 300, 1000]) if options.full else (24, [24, 72, 200])
     held, test, alpha, timed = (304, 96, 0.01, 4) if options.full else (64, 32, 0.05, 4)
-    made = [real, str(BACKBONE), str(TRAINING), str(ADAPTER), DIMENSION, TRAINED, FITTED, RESERVOIR, WORDS, PHRASES]
+    made = [real, str(BACKBONE), str(TRAINING), str(ADAPTER), DIMENSION, TRAINED, FITTED, RESERVOIR, WORDS, NEIGHBOURS, PHRASES]
     key = hashlib.sha256(json.dumps(made).encode()).hexdigest()[:12]
     folder = options.cache / key
     load = os.getloadavg()[0]
@@ -162,9 +163,9 @@ def main() -> None:
             record["arms"][arm] = found = _judged(stage_one, full, true, held, alpha, options.repeats)
             if arm == "both":
                 found["lossless"] = _lossless(stage_one, full, tasks.rules(m)["paper"])
-            fitted = stages[arm].cascade(kind=kind, alpha=alpha).fit_scores(stage_one[:held], full[:held], true[:held])
+            fitted = stages[arm].cascade(kind=kind, alpha=alpha).fit_scores(stage_one[:held], full[:held])
             found["timed"] = _timed(fitted, stages[arm], [fresh[j :: options.repeats] for j in range(options.repeats)])
-        _show(record, alpha)
+        _show(record)
         results.insert(0, record)
         if options.out:
             about = {
@@ -308,19 +309,15 @@ def _simulated(
 
     means = signatures["common_means"]
     deviations = signatures["means"] - carried(means, slice(0, r))
-    like, width = rng.integers(r, size=m - r), (4 / (d + 2)) ** (1 / (d + 4)) * r ** (-1 / (d + 4))
-
-    def drawn(x: np.ndarray) -> np.ndarray:
-        """A smoothed bootstrap: the mean and the covariance of the real ones are kept."""
-        middle, covariance = x.mean(axis=0), np.cov(x.T)
-        noise = rng.multivariate_normal(np.zeros(d), covariance, size=m - r, method="eigh")
-        return middle + np.sqrt(1 - width**2) * (x[like] - middle) + width * noise
-
-    new_means = drawn(means)
+    like, (from_, to) = rng.integers(r, size=m - r), rng.integers(r, size=(2, m - r))
+    # Another task's neighbour, relative to it: so simulated tasks lie as close to real ones as these do to each other.
+    apart = np.linalg.norm(means[:, None] - means[None], axis=2)
+    to = np.argsort(apart, axis=1)[from_, 1 + to % min(NEIGHBOURS, r - 1)]
+    new_means = means[like] + means[to] - means[from_]
     return units | {
         "common_means": new_means,
         "common_covariances": signatures["common_covariances"][like],
-        "means": carried(new_means, slice(r, m)) + drawn(deviations),
+        "means": carried(new_means, slice(r, m)) + deviations[like] + deviations[to] - deviations[from_],
         "covariances": signatures["covariances"][like],
     }
 
@@ -348,30 +345,41 @@ def _judged(stage_one: np.ndarray, full: np.ndarray, true: np.ndarray, held: int
     """Each rule fitted to held-out queries and judged on the others; then once more for random deals of all of them."""
     n, m = full.shape
     deals = [np.arange(n), *(generator(0, "deal", str(j)).permutation(n) for j in range(repeats))]
-    rules: dict[str, Any] = {}
-    for kind in KINDS:
-        rows = []
-        for deal in deals:
-            fit, other = deal[:held], deal[held:]
-            found = Pruning.calibrate(kind, stage_one[fit], full[fit], alpha, 0.95, true[fit])
-            visited = found.visited(stage_one[other], full[other])
-            answer = np.where(visited, full[other], np.inf).argmin(axis=1)
-            lost = found.lost(stage_one[other], full[other], true[other])
-            rows.append(
-                {
-                    "parameter": found.parameter,
-                    "certified_loss": found.loss.value,
-                    "passes": float(visited.sum(axis=1).mean()),
-                    "most_passes": int(visited.sum(axis=1).max()),
-                    "lost": int(lost.sum()),
-                    "error": float((answer != true[other]).mean()),
-                }
-            )
-        measured = Measured(rows[0]["lost"], n - held, 0.95)
-        ratios = [m / row["passes"] for row in rows[1:]]
-        rules[kind] = rows[0] | {"measured_loss": measured.to_dict(), "pass_ratio": m / rows[0]["passes"], "pass_ratio_of_deals": ratios}
-    error = float((full[held:].argmin(axis=1) != true[held:]).mean())
-    return {"error_of_full_search": error, "rules": rules}
+    out: dict[str, Any] = {"error_of_full_search": float((full[held:].argmin(axis=1) != true[held:]).mean())}
+    # Of right answers only what is right can be lost, which is little where the full search errs much; so any answer, too.
+    for what, truth in (("rules", true), ("any_answer", None)):
+        out[what] = {}
+        for kind in KINDS:
+            rows = [_one_deal(kind, stage_one, full, true, truth, deal[:held], deal[held:], alpha) for deal in deals]
+            lost, ratios = Measured(rows[0]["lost"], n - held, 0.95), [m / row["passes"] for row in rows]
+            out[what][kind] = rows[0] | {"measured_loss": lost.to_dict(), "pass_ratio": ratios[0], "pass_ratio_of_deals": ratios[1:]}
+    return out
+
+
+def _one_deal(
+    kind: Kind,
+    stage_one: np.ndarray,
+    full: np.ndarray,
+    true: np.ndarray,
+    truth: np.ndarray | None,
+    fit: np.ndarray,
+    other: np.ndarray,
+    alpha: float,
+) -> dict[str, Any]:
+    """A rule fitted to some queries, and what it does with the others."""
+    found = Pruning.calibrate(kind, stage_one[fit], full[fit], alpha, 0.95, None if truth is None else truth[fit])
+    visited = found.visited(stage_one[other], full[other])
+    answer = np.where(visited, full[other], np.inf).argmin(axis=1)
+    lost = found.lost(stage_one[other], full[other], None if truth is None else truth[other])
+    return {
+        # JSON knows no infinity; the least of all parameters keeps the first task of stage 1 only.
+        "parameter": found.parameter if np.isfinite(found.parameter) else None,
+        "certified_loss": found.loss.value,
+        "passes": float(visited.sum(axis=1).mean()),
+        "most_passes": int(visited.sum(axis=1).max()),
+        "lost": int(lost.sum()),
+        "error": float((answer != true[other]).mean()),
+    }
 
 
 def _lossless(stage_one: np.ndarray, full: np.ndarray, own: Rule) -> dict[str, Any]:
@@ -413,18 +421,19 @@ def _timed(fitted: Cascade, stages: AdapterStages, blocks: list[list[str]]) -> d
     return {name: [row[name] for row in rows] for name in rows[0]} | {"queries": len(blocks[0])}
 
 
-def _show(record: dict[str, Any], alpha: float) -> None:
+def _show(record: dict[str, Any]) -> None:
     what = f"{record['simulated']} of them SIMULATED" if record["simulated"] else "all real"
     print(f"\n{record['tasks']} tasks, {what}; error of stage 1 alone {record['error_of_stage_one_alone']:.3f}")
     for arm, found in record["arms"].items():
         print(f" {arm}: error of the full search {found['error_of_full_search']:.3f}")
-        for kind, row in found["rules"].items():
-            lost, deals = row["measured_loss"], row["pass_ratio_of_deals"]
-            print(
-                f"  {kind}: {row['passes']:.1f} passes, {row['pass_ratio']:.1f} x fewer ({min(deals):.1f} to {max(deals):.1f} in other "
-                f"deals); certified loss {row['certified_loss']:.4f}, measured {lost['error']:.4f} ({lost['low']:.4f} to "
-                f"{lost['high']:.4f}); error {row['error']:.3f}"
-            )
+        for what, title in (("rules", "right answers"), ("any_answer", "any answer")):
+            for kind, row in found[what].items():
+                lost, deals = row["measured_loss"], row["pass_ratio_of_deals"]
+                print(
+                    f"  {title}, {kind}: {row['passes']:.1f} passes, {row['pass_ratio']:.1f} x fewer ({min(deals):.1f} to {max(deals):.1f} "
+                    f"in other deals); certified loss {row['certified_loss']:.4f}, measured {lost['error']:.4f} ({lost['low']:.4f} to "
+                    f"{lost['high']:.4f}); error {row['error']:.3f}"
+                )
         if "lossless" in found:
             print(f"  lossless for every input: {found['lossless']['passes']:.1f} passes")
         timed = found["timed"]

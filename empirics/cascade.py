@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
@@ -24,7 +22,6 @@ from theory.pruning import Kind, Pruning
 
 if TYPE_CHECKING:
     from empirics.backbone import Backbone, PrefixSource
-    from empirics.certificate import RuleName
     from empirics.pairs import AdapterStack
 
 # Pairs whose embeddings are in memory at once, and by how many candidates a round of the adaptive rule may be longer than all before.
@@ -66,9 +63,9 @@ class Cascade(BaseEstimator):
         From inputs, rows (p,) and tasks (p,) to the final scores (p,) of these pairs.
     opened : callable, optional
         Makes of inputs what both stages are given, such as an encoded prefix, once; the inputs themselves by default.
-    kind : {"threshold", "best", "adaptive"}
-        How candidates are chosen (`theory.pruning`), fixed before the inputs of `fit` are seen. "adaptive" presumes that a final score
-        contains the stage-1 score, or is on its scale.
+    kind : {"threshold", "best", "adaptive", "absolute"}
+        How candidates are chosen (`theory.pruning`), fixed before the inputs of `fit` are seen. "adaptive" and "absolute" presume that a
+        final score contains the stage-1 score, or is on its scale.
     alpha : float
         The loss that may be.
     confidence : float or None
@@ -161,22 +158,24 @@ class Cascade(BaseEstimator):
         opened, stage_one = self._screened(X)
         n, m = stage_one.shape
         final, order = np.full((n, m), np.inf), np.argsort(stage_one, axis=1, kind="stable")
-        if self.pruning_.kind != "adaptive":
+        if self.pruning_.kind in ("threshold", "best"):
             rows, tasks = np.nonzero(self.pruning_.kept(stage_one))
             final[rows, tasks] = self._scored(opened, rows, tasks)
             return _found(final)
         # In rounds, each one pass for all inputs that are not settled, and longer than those before together.
-        live, start, stop, best = np.arange(n), 0, 1, np.full(n, np.inf)
+        live, start, stop, best, added = np.arange(n), 0, 1, np.full(n, np.inf), np.zeros(n)
         while live.size and start < m:
             tasks = order[live, start:stop]
             # A better task may be found within the round, where the rule would stop: to look at more than needed loses nothing.
-            row, column = np.nonzero(~self.pruning_.settled(stage_one[live[:, None], tasks], best[live, None]))
+            row, column = np.nonzero(~self.pruning_.settled(stage_one[live[:, None], tasks], best[live, None], added[live, None]))
             rows, chosen = live[row], tasks[row, column]
             final[rows, chosen] = self._scored(opened, rows, chosen)
             start, stop = stop, min(m, 2 * stop + _MORE)
+            if start == 1:
+                added = final[live, order[:, 0]] - stage_one[live, order[:, 0]]
             best[live] = final[live].min(axis=1)
             if start < m:
-                live = live[~self.pruning_.settled(stage_one[live, order[live, start]], best[live])]
+                live = live[~self.pruning_.settled(stage_one[live, order[live, start]], best[live], added[live])]
         return _found(final)
 
     def predict(self, X: Any) -> Int[np.ndarray, " n"]:
@@ -324,56 +323,3 @@ class AdapterStages:
     def cascade(self, *, kind: Kind = "threshold", alpha: float = 0.01, confidence: float | None = 0.95) -> Cascade:
         """A cascade of these stages, still to be fitted."""
         return Cascade(self.screen, self.score, opened=self.opened, kind=kind, alpha=alpha, confidence=confidence)
-
-
-def load_cascade(
-    certified: Path,
-    rule: RuleName = "ratio",
-    *,
-    kind: Kind = "threshold",
-    alpha: float = 0.05,
-    confidence: float | None = 0.95,
-    backbone: Backbone | None = None,
-) -> tuple[Cascade, tuple[str, ...]]:
-    """The cascade of a folder that was certified with all rules: frozen signatures screen, a rule on adapted embeddings decides.
-
-    It is fitted to the scores of the certificate's samples, which the folder holds, so that nothing is embedded anew. Its certificate is
-    beside those of the folder: its error is at most the limit L8 of the rule plus the loss, if both hold, and each fails with a
-    probability of its own.
-
-    Parameters
-    ----------
-    certified : Path
-        Written by `empirics.certify.certify` with rule "all".
-    rule : {"ratio", "paper"}
-        Of the full search.
-    kind, alpha, confidence
-        As for `Cascade`, fixed before the samples are seen.
-    backbone : Backbone, optional
-        Loaded by the certificate's settings by default.
-
-    Returns
-    -------
-    Cascade, tuple of str
-        Fitted; and the tasks, in the order of its numbers.
-
-    Raises
-    ------
-    InputError
-        If the folder lacks a rule, or holds too few samples for the certificate.
-    """
-    from empirics.pairs import stack_adapters
-    from empirics.router import load_router
-
-    if rule == "frozen":
-        raise InputError("rule", "'frozen' runs no adapter, and needs no cascade; choose ratio or paper")
-    full = load_router(certified, rule, backbone=backbone)
-    screen = load_router(certified, "frozen", backbone=full.backbone)
-    stages = AdapterStages(
-        full.backbone, stack_adapters(full.backbone, full.adapters), screen.rule, screen.projections[0], full.rule, full.projections
-    )
-    held = pd.read_parquet(certified / "samples.parquet").query("part == 'certificate'")
-    scores = [held[[f"{name}:score:{task}" for task in full.tasks]].to_numpy() for name in ("frozen", rule)]
-    number = {task: k for k, task in enumerate(full.tasks)}
-    cascade = stages.cascade(kind=kind, alpha=alpha, confidence=confidence)
-    return cascade.fit_scores(*scores, held["task"].map(number).to_numpy(dtype=np.int64)), full.tasks

@@ -23,7 +23,9 @@ from theory.robust import Student
 from theory.slack import slack
 
 if TYPE_CHECKING:
+    from empirics.certified_cascade import AdaptedRule
     from theory.planner import Plan
+    from theory.pruning import Kind
 
 _Resume = Annotated[
     bool,
@@ -359,6 +361,22 @@ def certify(
     print_certificate(found, Console(width=None if sys.stdout.isatty() else 150, highlight=False))
     if out is not None:
         print(f"\nThe certificate and the signatures lie in {out}")
+
+
+@app.command()
+def cascade(
+    certified: Annotated[Path, typer.Argument(help="Folder that certify --rule all --out wrote.")],
+    rule: Annotated[str, typer.Option(help="Of the full search over all adapters: ratio or paper.")] = "ratio",
+    kind: Annotated[str, typer.Option(help="How candidates are chosen: threshold, best, adaptive or absolute.")] = "threshold",
+    alpha: Annotated[float, typer.Option(help="Share of inputs that may be lost against the full search.")] = 0.05,
+    confidence: Annotated[float, typer.Option(help="Of the certificate.")] = 0.95,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Certify what is lost if a cheap screen leaves only some adapters to be run, and tell how many that are."""
+    from empirics.certified_cascade import fit_pruning
+
+    _, judged = fit_pruning(certified, cast("AdaptedRule", rule), cast("Kind", kind), alpha, confidence)
+    print(json.dumps(judged.to_dict(), allow_nan=False) if json_ else judged)
 
 
 data_app = typer.Typer(name="data", help="Look at the data of a run.", no_args_is_help=True)

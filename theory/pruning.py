@@ -1,13 +1,15 @@
 """Retrieval in two stages: how often a cheap first stage prunes the task that the full search would have found.
 
-Stage 1 scores all m tasks in one cheap shared space; stage 2 looks at candidates only. Three ways of choosing them, each with one
+Stage 1 scores all m tasks in one cheap shared space; stage 2 looks at candidates only. Four ways of choosing them, each with one
 parameter, and each keeping more the larger it is:
 
 =========== ================================================================================================
 threshold   every task whose stage-1 score is within `parameter` of the least
 best        the `parameter` tasks of least stage-1 score
-adaptive    one after the other in the order of stage 1, until the next one's stage-1 score exceeds the least
-            final score so far by more than `parameter`
+adaptive    one after the other in the order of stage 1, until the next one, if stage 2 changed its score as it
+            changed the first one's, would exceed the least final score so far by more than `parameter`
+absolute    the same if stage 2 changed no score: until the next one's stage-1 score exceeds the least final
+            score so far by more than `parameter`
 =========== ================================================================================================
 
 `Pruning.calibrate` certifies the loss from held-out queries, without a query law: ``error(cascade) <= error(full search) + loss``.
@@ -31,7 +33,7 @@ from theory.conformal import conformal_confidence, conformal_threshold
 from theory.errors import InputError
 from theory.mixture import Rule
 
-Kind = Literal["threshold", "best", "adaptive"]
+Kind = Literal["threshold", "best", "adaptive", "absolute"]
 
 
 def least_score(rule: Rule) -> float:
@@ -52,7 +54,7 @@ def parameter_needed(
 
     Parameters
     ----------
-    kind : {"threshold", "best", "adaptive"}
+    kind : {"threshold", "best", "adaptive", "absolute"}
     stage_one : (n, m) array
         Stage-1 scores; the least is the best.
     full : (n, m) array
@@ -76,7 +78,7 @@ def parameter_needed(
     elif kind == "best":
         needed = 1.0 + ahead.sum(axis=1)
     else:
-        needed = own - np.where(ahead, full, np.inf).min(axis=1)
+        needed = own + _added(kind, stage_one, full) - np.where(ahead, full, np.inf).min(axis=1)
     if task is None:
         return needed
     task = np.asarray(task)
@@ -91,7 +93,7 @@ class Pruning:
 
     Attributes
     ----------
-    kind : {"threshold", "best", "adaptive"}
+    kind : {"threshold", "best", "adaptive", "absolute"}
     parameter : float
         Infinite: nothing is pruned.
     loss : Bound
@@ -124,7 +126,7 @@ class Pruning:
 
         Parameters
         ----------
-        kind : {"threshold", "best", "adaptive"}
+        kind : {"threshold", "best", "adaptive", "absolute"}
             Fixed before the queries are seen.
         stage_one, full : (n, m) arrays
             As for `parameter_needed`.
@@ -154,7 +156,7 @@ class Pruning:
             )
         parameter = conformal_threshold(needed, alpha, beta)
         # No less than what keeps the first task of stage 1.
-        parameter = max(parameter, {"threshold": 0.0, "best": 1.0, "adaptive": -np.inf}[kind])
+        parameter = max(parameter, {"threshold": 0.0, "best": 1.0, "adaptive": -np.inf, "absolute": -np.inf}[kind])
         certified = alpha if beta is None else min(alpha, upper_limit(n - conformal_confidence(n, alpha, beta), n, beta))
         right = "right " if task is not None else ""
         loss = Bound(
@@ -178,7 +180,7 @@ class Pruning:
         """
         if kind not in get_args(Kind):
             raise InputError("kind", f"{kind!r} is unknown; choose {', '.join(get_args(Kind))}")
-        least = {"threshold": 0.0, "best": 1.0, "adaptive": -np.inf}[kind]
+        least = {"threshold": 0.0, "best": 1.0, "adaptive": -np.inf, "absolute": -np.inf}[kind]
         if not parameter >= least:
             raise InputError("parameter", f"{parameter} leaves no candidate for rule {kind!r}; needs at least {least:g}")
         if parameter == np.inf:
@@ -187,7 +189,7 @@ class Pruning:
 
     @classmethod
     def lossless(cls, floor: float) -> Pruning:
-        """The adaptive rule that loses nothing, where a final score is at least the stage-1 score plus `floor`, whatever the input.
+        """The rule "absolute" that loses nothing, where a final score is at least the stage-1 score plus `floor`, whatever the input.
 
         So it is where stage 2 adds an energy: `least_score` of its rule is that floor. A task that is not looked at then scores above
         the best one seen, and no statistics is needed.
@@ -201,7 +203,7 @@ class Pruning:
             raise InputError("floor", f"{floor} is no least score; calibrate the rule instead")
         # A little further, for the rounding of sums of scores.
         parameter = -floor + 1e-9 * (1 + abs(floor))
-        return cls("adaptive", parameter, _no_loss(f"every final score exceeds its stage-1 score by at least {floor:.6g}"))
+        return cls("absolute", parameter, _no_loss(f"every final score exceeds its stage-1 score by at least {floor:.6g}"))
 
     def visited(self, stage_one: Float[np.ndarray, "n m"], full: Float[np.ndarray, "n m"]) -> Bool[np.ndarray, "n m"]:
         """The tasks that each query looks at.
@@ -212,13 +214,14 @@ class Pruning:
             As `parameter_needed`.
         """
         stage_one, full = _checked(self.kind, stage_one, full)
-        if self.kind != "adaptive":
+        if self.kind in ("threshold", "best"):
             return self.kept(stage_one)
         order = np.argsort(stage_one, axis=1, kind="stable")
         before = np.full(full.shape, np.inf)
         before[:, 1:] = np.minimum.accumulate(np.take_along_axis(full, order, axis=1), axis=1)[:, :-1]
         out = np.empty(full.shape, dtype=bool)
-        np.put_along_axis(out, order, ~self.settled(np.take_along_axis(stage_one, order, axis=1), before), axis=1)
+        following = np.take_along_axis(stage_one, order, axis=1)
+        np.put_along_axis(out, order, ~self.settled(following, before, _added(self.kind, stage_one, full)[:, None]), axis=1)
         return out
 
     def kept(self, stage_one: Float[np.ndarray, "n m"]) -> Bool[np.ndarray, "n m"]:
@@ -230,18 +233,37 @@ class Pruning:
         np.put_along_axis(out, np.argsort(stage_one, axis=1, kind="stable")[:, :count], True, axis=1)
         return out
 
-    def settled(self, following: Float[np.ndarray, "..."], least: Float[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
-        """Whether the adaptive rule stops: stage-1 score of the next candidate, and the least final score so far (inf at first).
+    def settled(
+        self, following: Float[np.ndarray, "..."], least: Float[np.ndarray, "..."], added: Float[np.ndarray, "..."]
+    ) -> Bool[np.ndarray, "..."]:
+        """Whether a rule that stops by itself ("adaptive", "absolute") does so.
 
-        Once true it stays true: the one grows and the other falls.
+        Once true it stays true: the next stage-1 score grows and the least final score falls.
+
+        Parameters
+        ----------
+        following : array
+            Stage-1 score of the next candidate.
+        least : array
+            The least final score so far, infinite before the first.
+        added : array
+            Final less stage-1 score of the first candidate, once known; "absolute" makes no use of it.
         """
-        return following - least > self.parameter
+        return following + (added if self.kind == "adaptive" else 0.0) - least > self.parameter
 
     def lost(
         self, stage_one: Float[np.ndarray, "n m"], full: Float[np.ndarray, "n m"], task: Int[np.ndarray, " n"] | None = None
     ) -> Bool[np.ndarray, " n"]:
         """Whether the answer of the full search is pruned (with true tasks: if it is right); `parameter_needed` tells the arguments."""
         return parameter_needed(self.kind, stage_one, full, task) > self.parameter
+
+
+def _added(kind: Kind, stage_one: Float[np.ndarray, "n m"], full: Float[np.ndarray, "n m"]) -> Float[np.ndarray, " n"]:
+    """What stage 2 adds to the score of the first task in the order of stage 1; 0 for rules that make no use of it."""
+    if kind != "adaptive":
+        return np.zeros(len(full))
+    rows, first = np.arange(len(full)), stage_one.argmin(axis=1)
+    return full[rows, first] - stage_one[rows, first]
 
 
 def queries_needed(alpha: float, confidence: float | None = 0.95) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,20 +15,24 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from test_certify import ALPHABETS, table, trained
 from test_multi import adapters
+from typer.testing import CliRunner
 
 from empirics.backbone import encode_prefix
-from empirics.cascade import AdapterStages, Cascade, load_cascade
+from empirics.cascade import AdapterStages, Cascade
+from empirics.certified_cascade import fit_pruning, load_cascade
 from empirics.certify import certify
+from empirics.cli import app
 from empirics.config import load_certify_config
 from empirics.multi import embed_all
 from empirics.pairs import stack_adapters
+from empirics.rounding import rounded_up
 from empirics.router import load_router
 from empirics.signatures import fit_projection
 from theory import InputError, Rule, Signatures
 from theory.files import signatures_from
 from theory.pruning import Pruning, least_score
 
-KINDS = ("threshold", "best", "adaptive")
+KINDS = ("threshold", "best", "adaptive", "absolute")
 _TASKS = 12
 
 
@@ -66,7 +72,7 @@ def test_what_is_found_is_what_the_rule_says(seed, kind, parameter):
     seen[tuple(asked.T)] = True
     wanted = rule.visited(tables.stage_one, tables.full)
     # Rounds of the adaptive rule may look further, and by no more than a round.
-    assert (seen >= wanted).all() and (kind == "adaptive" or np.array_equal(seen, wanted))
+    assert (seen >= wanted).all() and (kind in KINDS[2:] or np.array_equal(seen, wanted))
     assert (seen.sum(axis=1) <= 2 * wanted.sum(axis=1) + 3).all()
     assert np.array_equal(found.passes, seen.sum(axis=1))
     assert np.array_equal(found.task, np.where(seen, tables.full, np.inf).argmin(axis=1))
@@ -95,7 +101,7 @@ def test_the_certified_loss_holds_for_what_is_served(kind):
     repetitions, alpha, confidence = 300, 0.05, 0.9
     for _ in range(repetitions):
         cascade = tables.cascade(kind=kind, alpha=alpha, confidence=confidence).fit(rng.integers(3000, size=100))
-        found = cascade.search(np.arange(3000)) if kind == "adaptive" else None
+        found = cascade.search(np.arange(3000)) if kind in KINDS[2:] else None
         answer = found.task if found else np.where(cascade.pruning_.kept(tables.stage_one), tables.full, np.inf).argmin(axis=1)
         failures += (answer != answers).mean() > cascade.pruning_.loss.value
     assert failures <= stats.binom.ppf(1 - 1e-6, repetitions, 1 - confidence)
@@ -196,10 +202,39 @@ def test_a_certified_folder_serves_as_a_cascade(certified):
     lost = cascade.pruning_.lost(screened, full)
     assert np.array_equal(found.task[~lost], full.argmin(axis=1)[~lost])
     assert found.passes.mean() <= 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_certified_folder_is_judged_on_its_measurement(certified, capsys):
+    folder, _ = certified
+    frame = pd.read_parquet(folder / "samples.parquet")
+    pruning, judged = fit_pruning(folder, "paper", "best", 0.1, 0.9)
+    test = frame[frame["part"] == "measurement"]
+    full = test[[f"paper:score:{task}" for task in ALPHABETS]].to_numpy()
+    screen = test[[f"frozen:score:{task}" for task in ALPHABETS]].to_numpy()
+    truth = np.array([list(ALPHABETS).index(task) for task in test["task"]])
+    kept = np.argsort(np.argsort(screen, axis=1), axis=1) < pruning.parameter
+    assert judged.passes == kept.sum(axis=1).mean() and judged.full.errors == (test["paper:retrieved"] != test["task"]).sum()
+    assert judged.cascade.errors == (np.where(kept, full, np.inf).argmin(axis=1) != truth).sum() <= judged.full.errors + judged.lost.errors
+    options = ["cascade", str(folder), "--rule", "paper", "--kind", "best", "--alpha", "0.1", "--confidence", "0.9"]
+    assert json.loads(CliRunner().invoke(app, [*options, "--json"]).stdout) == judged.to_dict()
+    told = CliRunner().invoke(app, options).stdout
+    assert f"at most {rounded_up(pruning.loss.value)} are lost" in told and f"{judged.passes:.2f} of 3 adapters" in told
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_that_cannot_be_a_cascade_is_refused(certified, tmp_path):
+    folder, bert = certified
+    held = (pd.read_parquet(folder / "samples.parquet")["part"] == "certificate").sum()
     with pytest.raises(InputError, match=r"rule: 'frozen' runs no adapter"):
         load_cascade(folder, "frozen", backbone=bert)
-    with pytest.raises(InputError, match=rf"queries: are {len(held)}; .* needs at least 299"):
+    with pytest.raises(InputError, match=rf"queries: are {held}; .* needs at least 299"):
         load_cascade(folder, "ratio", alpha=0.01, backbone=bert)
+    with pytest.raises(InputError, match=r"samples.parquet: is missing"):
+        load_cascade(tmp_path, backbone=bert)
+    pd.read_parquet(folder / "samples.parquet").filter(regex="^(task|part|ratio)").to_parquet(tmp_path / "samples.parquet")
+    with pytest.raises(InputError, match=r"was not certified under rule frozen; certify with --rule all"):
+        load_cascade(tmp_path, backbone=bert)
 
 
 def test_bad_input_is_named(stages):

@@ -16,7 +16,7 @@ from theory.certificates import certificate
 from theory.pruning import Pruning, least_score, parameter_needed, queries_needed
 from theory.pruning_law import PruningLaw
 
-KINDS = ("threshold", "best", "adaptive")
+KINDS = ("threshold", "best", "adaptive", "absolute")
 TAILS = ("exact", "chernoff", "bernstein")
 _DRAWS = 20_000
 
@@ -114,7 +114,7 @@ def test_the_needed_parameter_is_the_least_that_keeps_the_answer(seed, kind):
     stage_one, full, _ = _scores(seed, 30)
     needed = parameter_needed(kind, stage_one, full)
     answer = full.argmin(axis=1)
-    least = {"threshold": 0.0, "best": 1.0, "adaptive": -50.0}[kind]
+    least = {"threshold": 0.0, "best": 1.0, "adaptive": -50.0, "absolute": -50.0}[kind]
     for row in range(30):
         at = max(needed[row], least)
         for parameter, kept in ((at, True), (at + 1, True), (at - (1 if kind == "best" else 1e-9), False)):
@@ -134,6 +134,15 @@ def test_candidates_are_nested_and_an_infinite_parameter_keeps_all(seed, kind):
     visited = [Pruning.given(kind, parameter).visited(stage_one, full) for parameter in (1, 1.5, 3, 7, np.inf)]
     assert all((small <= large).all() for small, large in pairwise(visited))
     assert visited[-1].all() and Pruning.given(kind, np.inf).loss.value < 1e-300
+
+
+@given(st.integers(0, 10_000))
+def test_what_all_scores_of_a_query_share_changes_no_adaptive_rule(seed):
+    stage_one, full, _ = _scores(seed, 30)
+    level = np.random.default_rng(seed).normal(size=(2, 30, 1)) * 100
+    for kind in ("threshold", "best", "adaptive"):
+        found = parameter_needed(kind, stage_one + level[0].round(), full + level[1].round())
+        assert found == pytest.approx(parameter_needed(kind, stage_one, full), abs=1e-9)
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -181,7 +190,7 @@ def test_the_order_statistic_is_what_learn_then_test_finds():
             if stats.binom.cdf((needed > parameter).sum(), 400, alpha) > 1 - confidence:
                 break
             accepted = parameter
-        least = {"threshold": 0.0, "best": 1.0, "adaptive": -np.inf}[kind]
+        least = {"threshold": 0.0, "best": 1.0, "adaptive": -np.inf, "absolute": -np.inf}[kind]
         assert Pruning.calibrate(kind, stage_one, full, alpha, confidence).parameter == max(accepted, least)
 
 
