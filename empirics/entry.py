@@ -18,10 +18,12 @@ EXTRAS = {
     "sklearn": "retriever",
     "yaml": "retriever",
     "accelerate": "empirics",
+    "joblib": "empirics",
     "peft": "empirics",
     "torch": "empirics",
     "transformers": "empirics",
     "matplotlib": "figures",
+    "distributed": "dask",
 }
 
 
