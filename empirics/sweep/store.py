@@ -114,7 +114,7 @@ def check_store(folder: Path) -> None:
     schema = found.get("schema") if isinstance(found, dict) else None
     if schema != SCHEMA:
         raise InputError(
-            str(folder), f"was written by another version (schema {schema}, this one reads {SCHEMA}); choose another with --out"
+            str(folder), f"was written by another version (schema {schema}, not {SCHEMA}); choose another folder with --out"
         )
 
 

@@ -168,7 +168,6 @@ def _computed(job: Job, mine: Sequence[Place], deaths: Mapping[str, int]) -> dic
             found[place.key] = Outcome(place.key, "done")
         except Exception as error:
             found[place.key] = _failed(place, error)
-        gc.collect()
     return found
 
 
