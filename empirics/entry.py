@@ -19,6 +19,7 @@ EXTRAS = {
     "yaml": "retriever",
     "accelerate": "empirics",
     "joblib": "empirics",
+    "threadpoolctl": "empirics",
     "peft": "empirics",
     "torch": "empirics",
     "transformers": "empirics",

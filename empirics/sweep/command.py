@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
@@ -16,7 +15,7 @@ from typer.core import TyperGroup
 class _RunByDefault(TyperGroup):
     """A group whose first word may be left out: `sweep GRID.yaml` is `sweep run GRID.yaml`."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         """Put the command's name in, where the first word is none."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = ["run", *args]

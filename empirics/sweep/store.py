@@ -113,9 +113,7 @@ def check_store(folder: Path) -> None:
     found = read_json(folder / _MARK)
     schema = found.get("schema") if isinstance(found, dict) else None
     if schema != SCHEMA:
-        raise InputError(
-            str(folder), f"was written by another version (schema {schema}, not {SCHEMA}); choose another folder with --out"
-        )
+        raise InputError(str(folder), f"was written by another version (schema {schema}, not {SCHEMA}); choose another folder with --out")
 
 
 @contextmanager
