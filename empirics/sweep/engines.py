@@ -155,7 +155,7 @@ class Cluster:
             numbers[future] = number
             return future
 
-        running = as_completed([submit(number) for number in tries])
+        running = as_completed([submit(number) for number in tries], loop=self._client.loop)
         for future in running:
             number = numbers.pop(future)
             if future.status == "finished":

@@ -106,18 +106,19 @@ def run_job(job: Job) -> tuple[Outcome, ...]:
     if job.versions != versions():
         reason = _other_versions(job.versions)
         return tuple(Outcome(place.key, "failed", fail(place, reason)) for place in job.places)
-    # torch takes seconds to import.
-    from empirics.embedding import use_threads
-
-    config = job.places[0].cell.config
-    with _ALONE, ExitStack() as held, threadpool_limits(config.threads):
-        use_threads(config)
+    with _ALONE, ExitStack() as held:
         found: dict[str, Outcome] = {}
         deaths = {place.key: _take(place, job, held, found) for place in job.places}
         chosen = processes.as_main([place.key not in found for place in job.places])
         mine = [place for place, own in zip(job.places, chosen, strict=True) if own]
         if mine:
-            found |= _computed(job, mine, deaths)
+            # torch takes seconds to import.
+            from empirics.embedding import use_threads
+
+            config = mine[0].cell.config
+            use_threads(config)
+            with threadpool_limits(config.threads):
+                found |= _computed(job, mine, deaths)
         return tuple(found.get(place.key, Outcome(place.key, "busy")) for place in job.places)
 
 

@@ -47,9 +47,9 @@ def done(grid, tmp_path_factory):
         for name in ("encode", "train_and_embed"):
             real = getattr(embedding, name)
 
-            def counting(*arguments, real=real, name=name):
+            def counting(*arguments, real=real, name=name, **named):
                 counted.append(name)
-                return real(*arguments)
+                return real(*arguments, **named)
 
             patch.setattr(embedding, name, counting)
         table = sweep(read_grid(grid), folder, "own", jobs=1, quiet=True)
@@ -117,7 +117,7 @@ def test_a_cell_is_the_run_of_its_settings(grid, done, tmp_path):
     files = {p.relative_to(tmp_path / "run") for p in (tmp_path / "run").rglob("*") if p.is_file()}
     assert files == {p.relative_to(place.result) for p in place.result.rglob("*") if p.is_file()}
     # These tell of seconds.
-    for name in files - {p for p in files if p.name in ("run.json", "report.json", "report.md")}:
+    for name in files - {p for p in files if p.name in ("run.json", "report.json", "report.md", "manifest.json")}:
         assert (place.result / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
 
 
@@ -144,7 +144,7 @@ def test_the_table_has_a_row_for_each_cell_and_arm_with_intervals(grid, done):
 
 
 def forbid(monkeypatch, *names):
-    def forbidden(*_):
+    def forbidden(*_, **__):
         raise AssertionError("this is not to be done again")
 
     for name in names:
