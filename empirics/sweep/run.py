@@ -86,7 +86,9 @@ def sweep(
     _begin_together(cells)
     missing = [place for place, wanted in zip(found, processes.as_main([not place.done for place in found]), strict=True) if wanted]
     check_cells([place.cell for place in missing])
-    open_store(folder)
+    with processes.together():
+        if processes.is_main():
+            open_store(folder)
     write_cells(found, folder, name)
     if missing:
         with _engine(missing, jobs, scheduler) as engine:
