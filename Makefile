@@ -109,6 +109,7 @@ bench: $(VENV)/.ready
 	"$(BIN)/python" benchmarks/cascade.py
 	"$(BIN)/python" benchmarks/serving.py
 	"$(BIN)/python" benchmarks/cost_model.py --quick
+	"$(BIN)/python" benchmarks/sweep.py
 
 lint: $(VENV)/.tools
 	"$(BIN)/python" -m ruff check . && "$(BIN)/python" -m ruff format --check .

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import gc
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from empirics.manifest import MANIFEST
 from empirics.origin import origin
 from empirics.pipeline import check_signatures, fit, is_fitted
 from empirics.record import CHECKPOINTS, PhaseClock, read_json
+from empirics.sharing import encoding_key, training_key
 from theory.errors import InputError
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ def ablate(base: RunConfig, variants: Sequence[Variant], folder: Path, *, quiet:
     processes.wait()
     settings = {"schema": SCHEMA, "base": base.model_dump(mode="json")}
     with claimed_parts(folder, settings, complete=not missing, resume=resume):
-        for encoding in dict.fromkeys(_encoding(v.config) for v in missing):
-            _run_sharing(opened[encoding], [v for v in missing if _encoding(v.config) == encoding], folder, quiet, resume)
+        for encoding in dict.fromkeys(encoding_key(v.config) for v in missing):
+            _run_sharing(opened[encoding], [v for v in missing if encoding_key(v.config) == encoding], folder, quiet, resume)
         processes.leave_to_main()
         found = summarise(base, variants, left_out, folder)
         finish_folder(folder, TABLES)
@@ -171,22 +171,11 @@ def _holds(saved: Any, schema: int, key: str, config: RunConfig) -> bool:
         return False
 
 
-def _encoding(config: RunConfig) -> str:
-    """All that the frozen pass depends on, as a key."""
-    return json.dumps(config.model_dump(mode="json", include={"seed", "threads", "stream", "backbone"}), sort_keys=True)
-
-
-def _training(config: RunConfig) -> str:
-    """All that adapters and embeddings depend on, as a key; see `empirics.embedding.train_and_embed`."""
-    own = config.model_dump(mode="json", include={"adapter": True, "training": True, "signature": {"held_out"}})
-    return _encoding(config) + json.dumps(own, sort_keys=True)
-
-
 def _check_variant(variant: Variant, opened: dict[str, tuple[Stream, Backbone]], left_out: dict[str, str]) -> None:
     """Find out before anything is trained whether the documents can carry a variant."""
     from empirics.embedding import open_stream, use_threads
 
-    key = _encoding(variant.config)
+    key = encoding_key(variant.config)
     with _named(variant):
         if key not in opened:
             use_threads(variant.config)
@@ -224,14 +213,14 @@ def _run_sharing(opened: tuple[Stream, Backbone], variants: Sequence[Variant], f
         place = folder / CHECKPOINTS / hashlib.sha256(key.encode()).hexdigest()[:16]
         return open_checkpoints(place, place / "origin.json", came_from, clock, resume=resume)
 
-    source = functools.cache(lambda: encode(*opened, shared, checkpoints(_encoding(variants[0].config), shared)))
+    source = functools.cache(lambda: encode(*opened, shared, checkpoints(encoding_key(variants[0].config), shared)))
     console = Console(stderr=True, quiet=quiet or not processes.is_main())
     # Read off the folder before the main process, which may be ahead of this one, changes it.
     fitted = {variant.run for variant in variants if is_fitted(folder / variant.run)}
-    for training in dict.fromkeys(_training(v.config) for v in variants):
+    for training in dict.fromkeys(training_key(v.config) for v in variants):
         embedded = None
         clock = PhaseClock(quiet)
-        for variant in [v for v in variants if _training(v.config) == training]:
+        for variant in [v for v in variants if training_key(v.config) == training]:
             # Phases bear the same names in every variant.
             console.print(f"variant {variant}", markup=False, highlight=False)
             path = folder / variant.run

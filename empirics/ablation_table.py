@@ -123,17 +123,19 @@ def _wrong(variant: Variant, folder: Path) -> dict[str, Bool[np.ndarray, " n"]]:
 
 
 def _row(variant: Variant, arm: str, report: Report) -> dict[str, Any]:
-    dimension, composes = variant.config.signature.dimension, variant.config.adapter.compose
+    own = {"group": variant.group, "variant": variant.name, "changes": dict(variant.changes), "run": variant.run}
+    return own | arm_row(variant.config, arm, report)
+
+
+def arm_row(config: RunConfig, arm: str, report: Report) -> dict[str, Any]:
+    """What a run says of one arm in the dimension of its signatures."""
+    dimension, composes = config.signature.dimension, config.adapter.compose
     measured = next(r for r in report.retrieval if (r.arm, r.dimension) == (arm, dimension))
     unit = next(a.overall for a in report.arms if (a.arm, a.law) == (arm, "mixture"))
     stored = report.run["signatures"][f"{arm}-{dimension}"]
     # The first task has nothing to compose, and nothing to be orthogonal to.
     later = list(report.run["training"].values())[1:]
     return {
-        "group": variant.group,
-        "variant": variant.name,
-        "changes": dict(variant.changes),
-        "run": variant.run,
         "arm": arm,
         "dimension": dimension,
         "retrieval_error": measured.measured.error,

@@ -70,8 +70,8 @@ class Checkpoints:
     def __init__(self, folder: Path | None, clock: PhaseClock) -> None:
         self._folder, self._clock = folder, clock
         names = sorted(path.stem for path in folder.glob("*.safetensors")) if folder is not None else []
-        # Where a process does not see the files of the main one, none are used.
-        self._there = frozenset(names if processes.agree(json.dumps(names)) else ())
+        # Where a process does not see the files of the main one, none are used. The main one may keep none alone, and is not to wait then.
+        self._there = frozenset(names if folder is not None and processes.agree(json.dumps(names)) else ())
 
     def __contains__(self, name: str) -> bool:
         """Whether a stage was done before this process began."""

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from empirics.processes import is_main, stop
+from empirics.sweep.command import sweep_app
 from theory.bound import Bound
 from theory.errors import InputError
 from theory.files import read_queries, read_signatures
@@ -404,6 +405,9 @@ def data_check(
         print(json.dumps(summary.to_dict(), allow_nan=False))
         return
     print_summary(summary, Console(width=None if sys.stdout.isatty() else 150, highlight=False))
+
+
+app.add_typer(sweep_app)
 
 
 plan_app = typer.Typer(name="plan", help="How many samples, how much separation, how many tasks, how large a batch.", no_args_is_help=True)

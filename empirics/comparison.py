@@ -230,6 +230,38 @@ def _run_seed(
         shutil.rmtree(place, ignore_errors=True)
 
 
+def run_order(config: RunConfig, order: int, stream: Stream, backbone: Any, source: Any, folder: Path, clock: PhaseClock) -> None:
+    """Run every method on one seed and task order, and write the cell.
+
+    Parameters
+    ----------
+    config : RunConfig
+        With its seed, and at least so many task orders.
+    order : int
+        Which of them.
+    stream, backbone
+        As `empirics.embedding.open_stream` gave them.
+    source : PrefixSource
+        Of the documents of `without_query(stream)`.
+    folder : Path
+        Of the cell.
+    clock : PhaseClock
+        Holds the seconds of the frozen pass.
+
+    Raises
+    ------
+    InputError
+        As `check_stream` and `possible_methods`.
+    """
+    frozen_seconds = sum(clock.seconds.values())
+    methods, left_out = possible_methods(config, stream, chosen_methods(config))
+    check_stream(config, stream, backbone.dimension, methods)
+    corpus = generic_corpus(config, stream) if any(method.remedy == "corpus" for method in methods) else ()
+    wanted = task_orders(len(stream.tasks), config.compare.orders, config.seed)[order]
+    problem = Problem(config, reordered(without_query(stream), wanted), backbone, source, corpus)
+    _run_cell(problem, order, methods, left_out, folder, clock, frozen_seconds, Checkpoints(None, clock))
+
+
 def without_query(stream: Stream) -> Stream:
     """The stream less its query part, which no method may see and no retrieval error is measured on."""
     return stream.take(np.flatnonzero(stream.part != "query"))

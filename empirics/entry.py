@@ -18,10 +18,13 @@ EXTRAS = {
     "sklearn": "retriever",
     "yaml": "retriever",
     "accelerate": "empirics",
+    "joblib": "empirics",
+    "threadpoolctl": "empirics",
     "peft": "empirics",
     "torch": "empirics",
     "transformers": "empirics",
     "matplotlib": "figures",
+    "distributed": "dask",
 }
 
 

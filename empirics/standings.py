@@ -96,6 +96,24 @@ def summarise(folder: Path) -> dict[str, Any]:
     return summary
 
 
+def cell_rows(folder: Path, confidence: float) -> list[dict[str, Any]]:
+    """What one cell says of each method, with Clopper-Pearson intervals of both rates; without seconds and memory.
+
+    Raises
+    ------
+    InputError
+        If a file of the cell is missing or corrupt.
+    """
+    cell = (read_json(folder / "cell.json"), read_parquet(folder / "predictions.parquet"))
+    rows = []
+    for name, told in cell[0]["methods"].items():
+        error, retrieval = (_rate(name, [cell], what, confidence) for what in ("error", "retrieval_error"))
+        intervals = {"accuracy_low": 1 - error[1], "accuracy_high": 1 - error[0], "low": retrieval[0], "high": retrieval[1]}
+        numbers = {key: told[key] for key in _NUMBERS} | {"stored_bytes": sum(told["stored_bytes"].values())}
+        rows.append({"method": name, "role": told["role"], "n": len(cell[1]), **intervals, **numbers})
+    return rows
+
+
 def _distinct(cells: list[Cell]) -> int:
     """Different test documents over all seeds."""
     return len({name for _, frame in cells for name in frame["input"]})

@@ -82,6 +82,10 @@ USES = {
         import empirics.pipeline, empirics.certify, torch
         from theory.errors import InputError
         """,
+    "dask": """
+        import distributed
+        from empirics.sweep.engines import Cluster
+        """,
     "images": """
         import empirics.images
         from PIL import Image

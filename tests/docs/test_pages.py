@@ -23,6 +23,7 @@ from empirics.certify import certify
 from empirics.cli import app
 from empirics.config import CertifyConfig, RunConfig, load_certify_config, load_config
 from empirics.pipeline import run
+from empirics.sweep.grid import read_grid
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(p for p in (ROOT / "docs").rglob("*.md") if not {"_build", "api"} & set(p.parts))
@@ -198,6 +199,8 @@ def test_settings_files_are_valid(page, tmp_path):
         path.write_text(block, "utf-8")
         if set(re.findall(r"^(\w+):", block, flags=re.M)) <= set(RunConfig.model_fields):
             load_config(path)
+        elif set(re.findall(r"^(\w+):", block, flags=re.M)) & {"product", "zip"}:
+            read_grid(path)
         else:
             read_variants(load_config(), path)
 
