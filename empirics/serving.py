@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -25,6 +25,9 @@ from empirics.router import Router, load_router, read_certificate
 from empirics.run_folder import read_about, read_run
 from theory.conformal import RetrievalSets, nonconformity
 from theory.errors import InputError
+
+HeldOut = tuple[Float[np.ndarray, "n m"], Int[np.ndarray, " n"], float]
+Certified = tuple[dict[str, RungRow], RungRow, str]
 
 
 class Turns:
@@ -93,6 +96,41 @@ class Limits:
             if getattr(self, name) < 1:
                 raise InputError(name, f"{getattr(self, name)} lets nothing through; allow at least 1")
 
+    def check(self, inputs: Sequence[Any], modality: Literal["text", "image"]) -> list[Any]:
+        """The inputs as a list, if they are within the limits.
+
+        Raises
+        ------
+        InputError
+            If there are none or too many, or one (its number is named) is too long, empty or of another kind.
+        """
+        if isinstance(inputs, str | bytes):
+            raise InputError("inputs", "are one text; give a list of them")
+        if not len(inputs):
+            raise InputError("inputs", "are none; give at least one")
+        if len(inputs) > self.inputs:
+            raise InputError("inputs", f"are {len(inputs)}, and at most {self.inputs} are answered at once; send fewer")
+        for j, item in enumerate(inputs):
+            self._check_one(j, item, modality)
+        return list(inputs)
+
+    def _check_one(self, j: int, item: Any, modality: Literal["text", "image"]) -> None:
+        if modality == "text":
+            if not isinstance(item, str):
+                raise InputError("inputs", f"hold {type(item).__name__} as number {j}; this encoder takes texts")
+            if len(item) > self.characters:
+                raise InputError("inputs", f"hold a text of {len(item)} characters as number {j}, more than {self.characters}")
+        else:
+            if not isinstance(item, Image | np.ndarray):
+                raise InputError("inputs", f"hold {type(item).__name__} as number {j}; this encoder takes images")
+            size = item.nbytes if isinstance(item, np.ndarray) else len(item.encoded())
+            if size > self.image_bytes:
+                raise InputError("inputs", f"hold an image of {size} bytes as number {j}, more than {self.image_bytes}")
+        try:
+            identity(item)
+        except InputError as error:
+            raise InputError("inputs", f"cannot be used: number {j} {error.problem}") from None
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -101,14 +139,15 @@ class Answer:
     Attributes
     ----------
     task : str
-    margin : float
+    margin : float or None
         How much less its score is than that of the second best task: of a likelihood rule, twice the logarithm of a ratio of likelihoods.
+        None where not all tasks were scored.
     tasks : tuple of str
         A set that holds the true task with the probability that `Guarantee.coverage` says; it may be empty, and need not hold `task`.
     """
 
     task: str
-    margin: float
+    margin: float | None
     tasks: tuple[str, ...]
 
 
@@ -175,7 +214,7 @@ class Served:
         InputError
             Before any work, if there are no inputs or too many, or one (its number is named) is too long, empty or of another kind.
         """
-        kept = self.check(inputs)
+        kept = self.limits.check(inputs, self.router.backbone.modality)
         with turns_of(self.router.backbone):
             z = self.router.embed(kept)
         scores = self.router.rule.task_scores(self.router.rule.scores(z))
@@ -185,41 +224,6 @@ class Served:
             Answer(self.tasks[k], float(margin), tuple(self.tasks[j] for j in np.flatnonzero(chosen)))
             for k, margin, chosen in zip(found, margins, sets, strict=True)
         ]
-
-    def check(self, inputs: Sequence[Any]) -> list[Any]:
-        """The inputs as a list, if they are within the limits.
-
-        Raises
-        ------
-        InputError
-            As `answer`.
-        """
-        if isinstance(inputs, str | bytes):
-            raise InputError("inputs", "are one text; give a list of them")
-        if not len(inputs):
-            raise InputError("inputs", "are none; give at least one")
-        if len(inputs) > self.limits.inputs:
-            raise InputError("inputs", f"are {len(inputs)}, and at most {self.limits.inputs} are answered at once; send fewer")
-        for j, item in enumerate(inputs):
-            self._check_one(j, item)
-        return list(inputs)
-
-    def _check_one(self, j: int, item: Any) -> None:
-        if self.router.backbone.modality == "text":
-            if not isinstance(item, str):
-                raise InputError("inputs", f"hold {type(item).__name__} as number {j}; this encoder takes texts")
-            if len(item) > self.limits.characters:
-                raise InputError("inputs", f"hold a text of {len(item)} characters as number {j}, more than {self.limits.characters}")
-        else:
-            if not isinstance(item, Image | np.ndarray):
-                raise InputError("inputs", f"hold {type(item).__name__} as number {j}; this encoder takes images")
-            size = item.nbytes if isinstance(item, np.ndarray) else len(item.encoded())
-            if size > self.limits.image_bytes:
-                raise InputError("inputs", f"hold an image of {size} bytes as number {j}, more than {self.limits.image_bytes}")
-        try:
-            identity(item)
-        except InputError as error:
-            raise InputError("inputs", f"cannot be used: number {j} {error.problem}") from None
 
 
 def turns_of(backbone: Backbone) -> Turns:
@@ -251,21 +255,25 @@ def load_served(
         For a folder, rule, adapter or level that cannot be used.
     """
     router = load_router(folder, rule, backbone=backbone)
-    of_run = (folder / "run.json").is_file()
-    scores, task, level = (_held_out_of_run if of_run else _held_out_samples)(folder, router)
+    scores, task, level = held_out(folder, router)
     sets = RetrievalSets.calibrate(scores, task, level if alpha is None else alpha)
-    tasks, overall, statement = (_limits_of_run if of_run else _certified_limits)(folder, router)
+    tasks, overall, statement = certified(folder, router)
     # What is built when it is first used is built now.
     _ = router.stack
     return Served(router, sets, Guarantee(tasks, overall, 1 - sets.alpha, statement, sets.note), limits or Limits())
 
 
-HeldOut = tuple[Float[np.ndarray, "n m"], Int[np.ndarray, " n"], float]
-Certified = tuple[dict[str, RungRow], RungRow, str]
+def held_out(folder: Path, router: Router) -> HeldOut:
+    """Scores and tasks of the held-out documents that a rule was certified with, and the level at which its sets were reported."""
+    return (_held_out_of_run if (folder / "run.json").is_file() else _held_out_samples)(folder, router)
+
+
+def certified(folder: Path, router: Router) -> Certified:
+    """The limits L8 of a rule: of each task, of all, and in words."""
+    return (_limits_of_run if (folder / "run.json").is_file() else _certified_limits)(folder, router)
 
 
 def _held_out_samples(folder: Path, router: Router) -> HeldOut:
-    """Scores and tasks of the certificate samples, and the level at which sets were reported."""
     settings = CertifyConfig.model_validate(read_certificate(folder / "certificate.json").settings)
     frame = read_parquet(folder / "samples.parquet")
     columns = [f"{router.name}:score:{task}" for task in router.tasks]

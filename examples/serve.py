@@ -21,6 +21,7 @@ from fastapi import Body, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from empirics.served_cascade import ServedCascade, load_served_cascade
 from empirics.serving import Limits, Served, load_served
 from theory.errors import InputError
 
@@ -31,7 +32,7 @@ class Routed(BaseModel):
     """Where a text is sent."""
 
     task: str
-    margin: float = Field(description="how much less the task's score is than the second best")
+    margin: float | None = Field(description="how much less the task's score is than the second best; null in a cascade, which scores few")
     tasks: list[str] = Field(description="holds the true task with the probability `coverage`")
 
 
@@ -43,12 +44,12 @@ class Reply(BaseModel):
     certified_error: float | None = Field(description="share of inputs sent to a wrong task is at most this; null if nothing is guaranteed")
 
 
-def create_app(served: Served, *, body_bytes: int = 2**24, waiting: int = 32) -> FastAPI:
+def create_app(served: Served | ServedCascade, *, body_bytes: int = 2**24, waiting: int = 32) -> FastAPI:
     """The service.
 
     Parameters
     ----------
-    served : Served
+    served : Served or ServedCascade
         Of an encoder of text.
     body_bytes : int
         Longer bodies are refused unread.
@@ -122,8 +123,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=64, help="texts a request may hold")
     parser.add_argument("--characters", type=int, default=10_000, help="that a text may have")
+    parser.add_argument("--cascade", type=float, metavar="LOSS", help="run few adapters, and lose this share of right answers at most")
     options = parser.parse_args()
-    served = load_served(options.folder, options.rule, limits=Limits(options.batch, options.characters))
+    limits = Limits(options.batch, options.characters)
+    served: Served | ServedCascade
+    if options.cascade is None:
+        served = load_served(options.folder, options.rule, limits=limits)
+    else:
+        served = load_served_cascade(options.folder, options.rule, loss=options.cascade, limits=limits)
     uvicorn.run(create_app(served), host=options.host, port=options.port)
 
 

@@ -197,7 +197,8 @@ def test_folders_that_cannot_be_served_are_refused(certified, finished, bert, tm
     with pytest.raises(InputError, match=r"samples\.parquet.*lacks the column ratio:score:late"):
         load_served(tmp_path / "certified", backbone=bert)
     shutil.copytree(finished[0], tmp_path / "run")
-    (tmp_path / "run" / "projections.safetensors").unlink()
+    for name in ("projections.safetensors", "manifest.json"):
+        (tmp_path / "run" / name).unlink()
     with pytest.raises(InputError, match=r"projections\.safetensors.*older versions"):
         load_served(tmp_path / "run")
     with pytest.raises(InputError, match="'angular' is not in"):
