@@ -368,10 +368,10 @@ def _checked(rule: Rule) -> tuple[LowRankGaussians, Float[np.ndarray, " K"]]:
     return signatures.gaussians, within / signatures.tasks
 
 
-def _up(log_sum: np.ndarray | float, terms: int) -> np.ndarray | float:
+def _up(log_sum: np.ndarray | float, terms: int) -> np.ndarray:
     """A logarithm of a sum of so many terms, plus what their addition may have lost."""
     known = np.where(np.isfinite(log_sum), log_sum, 0.0)
-    return log_sum + 4 * np.finfo(np.float64).eps * terms * (1 + np.abs(known))
+    return np.asarray(log_sum) + 4 * np.finfo(np.float64).eps * terms * (1 + np.abs(known))
 
 
 def _row_sums(log_p: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
