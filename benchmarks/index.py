@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import tempfile
 import time
@@ -50,10 +51,14 @@ def main() -> None:
     K, n = options.components or (10_000 if options.full else 2_000), options.queries or (4_096 if options.full else 2_048)
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
-    where = torch.cuda.get_device_name() if options.device != "cpu" else f"{platform.machine()}, {options.threads} threads"
+    where = (
+        torch.cuda.get_device_name()
+        if options.device != "cpu"
+        else f"{platform.machine()}, {os.cpu_count()} cores, {options.threads} threads"
+    )
     print(f"{where}; {n} queries, {K} components of rank {options.rank} in {options.dimension} dimensions")
-    record: dict[str, Any] = {"device": where, "torch": torch.__version__, "numpy": np.__version__, **vars(options), "out": None}
-    record |= {"components": K, "queries": n}
+    record: dict[str, Any] = {"machine": where, "load": os.getloadavg()[0], "torch": torch.__version__, "numpy": np.__version__}
+    record |= {**vars(options), "out": None, "components": K, "queries": n}
     rng = np.random.default_rng(0)
     index, means, spread = _filled(K, options, rng)
     x = means[rng.integers(0, K, n)] + rng.normal(size=(n, options.dimension)) * spread

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import time
 import tracemalloc
@@ -42,9 +43,10 @@ def main() -> None:
     K = options.components or (10_000 if options.full else 1_000)
     ranks = options.ranks or ([0] if options.full else [0, 8])
     threadpool_limits(options.threads)
-    where = f"{platform.machine()}, {options.threads} threads"
+    where = f"{platform.machine()}, {os.cpu_count()} cores, {options.threads} threads"
     print(f"{where}; {K} components in {options.dimension} dimensions, {options.memory} MiB")
-    record: dict[str, Any] = {"device": where, "numpy": np.__version__, **vars(options), "out": None, "components": K, "results": []}
+    record: dict[str, Any] = {"machine": where, "load": os.getloadavg()[0], "numpy": np.__version__}
+    record |= {**vars(options), "out": None, "components": K, "results": []}
     rng = np.random.default_rng(0)
     for rank in ranks:
         low = _components(rng, K, options.dimension, rank)
