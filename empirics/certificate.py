@@ -72,7 +72,7 @@ class Certificate(_Model):
     schema_version: Literal[1]
     statement: str = Field(description="what is guaranteed, and under which assumptions")
     confidence: float
-    rules: list[CertifiedRule]
+    rules: list[CertifiedRule] = Field(min_length=1)
     tasks: list[CertifiedTask]
     notes: list[str]
     settings: dict[str, Any]

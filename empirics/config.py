@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from theory.errors import InputError
+from theory.files import read_whole
 
 
 class Group(BaseModel):
@@ -46,6 +47,7 @@ class StreamConfig(Group):
     unusable: Literal["refuse", "drop"] = Field(
         "refuse", description="empty, repeated and undecodable documents and classes too small for their parts: an error, or left out"
     )
+    outside: bool = Field(False, description="own images: let paths and links lead out of the folder of the data")
     tasks: tuple[str, ...] | None = Field(None, min_length=2, description="these tasks, in this order; all in the stream's order if null")
     class_order: int | None = Field(None, ge=0, description="seed by which a dataset's classes are split into tasks; the run's if null")
     hub: Path = Field(Path("data/hub"), description="folder with copies of repositories of the Hugging Face hub")
@@ -286,7 +288,7 @@ def _overridden(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
         if not equals or not key:
             raise InputError("--set", f"{item!r} has no '='; write group.key=value")
         try:
-            value = yaml.safe_load(text)
+            value = _yaml(text)
         except _UNREADABLE:
             raise InputError("--set", f"the value of {key} is not YAML: {_short(text)}") from None
         for part in reversed(key.split(".")):
@@ -295,12 +297,29 @@ def _overridden(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
     return data
 
 
-# YAML's dates and based integers raise a plain ValueError (2020-13-45, 0x_), deep nesting a RecursionError.
-_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them stand for more than any memory holds, and settings need none."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1} holds an alias (*); write the value out")
+        return super().compose_node(parent, index)
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_PlainLoader)
+
+
+# YAML's dates and based integers raise a plain ValueError (2020-13-45, 0x_), deep nesting a RecursionError, and a tag whose value it does
+# not fit (!!bool x, !!int '', !!timestamp x) whatever its constructor stumbles over.
+_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError, ArithmeticError)
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # integers of thousands of digits, deep nesting
+        return f"a {type(value).__name__} that is too large to show"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -336,11 +355,10 @@ def read_table(path: Path) -> dict[str, Any]:
     InputError
         If it cannot be read, is malformed, or holds something else.
     """
+    raw = read_whole(path)
     try:
-        text = path.read_text("utf-8")
-        data = tomllib.loads(text) if path.suffix.lower() == ".toml" else yaml.safe_load(text)
-    except OSError as error:
-        raise InputError(str(path), f"cannot be read ({error.strerror})") from None
+        text = raw.decode("utf-8")
+        data = tomllib.loads(text) if path.suffix.lower() == ".toml" else _yaml(text)
     except _UNREADABLE as error:
         raise InputError(str(path), f"is not valid YAML or TOML: {' '.join(str(error).split())}") from None
     if data is None:

@@ -20,6 +20,8 @@ Input: TypeAlias = str | Item
 PARTS = ("train", "query", "test", "reservoir")
 # Characters that no folder's name may hold everywhere; adapters are saved under the names of their tasks.
 _NOT_IN_A_FOLDER = frozenset('/\\:*?"<>|')
+# Nor these, with whatever ending, on Windows.
+_RESERVED = frozenset(["CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(10))])
 # A text this long is a whole file that an open quote or a wrong delimiter swallowed.
 LONGEST_TEXT = 2**24
 # What people call the parts elsewhere, and why none is taken silently for one of ours.
@@ -290,9 +292,13 @@ def _check_task_name(name: str) -> None:
         raise InputError(
             f"task {name!r}", "is empty or begins or ends with a space or full stop; its adapter's folder bears that name: rename it"
         )
-    if len(name) > 100 or not name.isprintable() or _NOT_IN_A_FOLDER & set(name):
+    if name.partition(".")[0].strip().upper() in _RESERVED:
+        raise InputError(
+            f"task {name!r}", "bears a name that Windows reserves for a device; its adapter's folder bears that name: rename it"
+        )
+    if len(name) > 100 or not name.isprintable() or _NOT_IN_A_FOLDER & set(name) or len(name.encode()) > 255:
         short = name if len(name) <= 40 else f"{name[:37]}..."
         raise InputError(
             f"task {short!r}",
-            "cannot name a folder, as its adapter's has to; use up to 100 printable characters, none of / \\ : * ? \" < > |",
+            "cannot name a folder, as its adapter's has to; use up to 100 printable characters and 255 bytes, none of / \\ : * ? \" < > |",
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from empirics import ablation_table, standings
 from empirics.config import RunConfig
@@ -42,6 +44,67 @@ def _known(path: Path, wanted: Literal["comparison", "ablation"]) -> Path:
 
 def _article(kind: str) -> str:
     return f"an {kind}" if kind == "ablation" else f"a {kind}"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Method(_Strict):
+    name: str
+    role: str
+    forgetting: float
+
+
+class _CellKey(_Strict):
+    seed: int
+    order: int
+
+
+class _Comparison(_Strict):
+    """What is read here of `comparison.json`."""
+
+    reference: str
+    methods: list[_Method] = Field(min_length=1)
+    cells: list[_CellKey]
+
+
+class _Learned(_Strict):
+    retrieval_matrix: list[list[float]]
+
+
+class _Cell(_Strict):
+    """What is read here of `cell.json`."""
+
+    tasks: list[str] = Field(min_length=1)
+    methods: dict[str, _Learned]
+
+    @model_validator(mode="after")
+    def _stages(self) -> Self:
+        if any([len(row) for row in m.retrieval_matrix] != list(range(1, len(self.tasks) + 1)) for m in self.methods.values()):
+            raise ValueError("a retrieval matrix has other rows than stages")
+        return self
+
+
+class _Variant(_Strict):
+    group: str
+    run: str
+
+
+class _Ablation(_Strict):
+    """What is read here of `ablation.json`."""
+
+    variants: list[_Variant] = Field(min_length=1)
+
+
+def _checked(file: Path, content: Any, model: type[_Comparison] | type[_Cell] | type[_Ablation]) -> Any:
+    """The same content, of which what is read here is as it should be."""
+    try:
+        model.model_validate(content)
+    except ValidationError as error:
+        item = error.errors()[0]
+        raise InputError(str(file), f"is damaged ({'.'.join(map(str, item['loc'])) or 'the whole'}: {item['msg']})") from None
+    return content
 
 
 def _content(file: Path, wanted: int) -> dict[str, Any]:
@@ -248,7 +311,8 @@ class ComparisonFolder:
     def contrast(self) -> list[str]:
         """The reference, and the method (no control) that forgets most."""
         methods = [row for row in self.summary["methods"] if row["role"] != "control"]
-        return list(dict.fromkeys([self.summary["reference"], max(methods, key=lambda row: row["forgetting"])["name"]]))
+        forgets = sorted(methods, key=lambda row: -row["forgetting"])[:1]
+        return list(dict.fromkeys([self.summary["reference"], *(row["name"] for row in forgets)]))
 
     def retrieval_matrix(self, method: str, order: int = 0) -> tuple[list[list[float]], list[str]]:
         """Share of each task's documents that a method retrieves rightly after each stage: mean over seeds, for one task order.
@@ -271,7 +335,10 @@ class ComparisonFolder:
         seeds = [cell["seed"] for cell in self.summary["cells"] if cell["order"] == order]
         if not seeds:
             raise InputError("order", f"{order} is not in {self.path}")
-        cells = [read_json(cell_folder(self.path, seed, order) / "cell.json") for seed in seeds]
+        files = [cell_folder(self.path, seed, order) / "cell.json" for seed in seeds]
+        cells = [_checked(file, read_json(file), _Cell) for file in files]
+        if lacking := [file for file, cell in zip(files, cells, strict=True) if method not in cell["methods"]]:
+            raise InputError(str(lacking[0]), f"lacks the method {method!r}")
         names = cells[0]["tasks"]
         # Orders after the first are drawn for each seed; only what has one order can be averaged.
         same = [cell["methods"][method]["retrieval_matrix"] for cell in cells if cell["tasks"] == names]
@@ -286,7 +353,8 @@ def open_comparison(path: Path) -> ComparisonFolder:
     InputError
         For a folder of another kind, one without a finished table, or one of another schema.
     """
-    return ComparisonFolder(path, _content(_known(path, "comparison"), standings.SCHEMA))
+    file = _known(path, "comparison")
+    return ComparisonFolder(path, _checked(file, _content(file, standings.SCHEMA), _Comparison))
 
 
 @dataclass(frozen=True)
@@ -319,6 +387,14 @@ class AblationFolder:
         return [open_run(self.path / run).report for run in runs]
 
 
+def _inside(folder: Path, name: str) -> bool:
+    """Whether a name from a file stays inside a folder once links and dots are followed."""
+    try:
+        return Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(folder))
+    except ValueError:  # a NUL, or half a surrogate pair
+        return False
+
+
 def open_ablation(path: Path) -> AblationFolder:
     """An ablation whose table was made.
 
@@ -327,4 +403,9 @@ def open_ablation(path: Path) -> AblationFolder:
     InputError
         For a folder of another kind, one without a finished table, or one of another schema.
     """
-    return AblationFolder(path, _content(_known(path, "ablation"), ablation_table.SCHEMA))
+    file = _known(path, "ablation")
+    summary = _checked(file, _content(file, ablation_table.SCHEMA), _Ablation)
+    for row in summary["variants"]:
+        if not _inside(path, row["run"]):
+            raise InputError(str(file), f"names the run {row['run']!r}, which lies outside its folder")
+    return AblationFolder(path, summary)

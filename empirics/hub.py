@@ -11,7 +11,7 @@ from typing import Any
 
 from empirics.config import StreamConfig
 from empirics.documents import Documents, document_frame
-from empirics.images import ENDINGS, Image
+from empirics.images import ENDINGS, Image, check_inside
 from theory.errors import InputError
 
 _INSTALL = 'install it with: pip install "proteus-bounds[hub]"'
@@ -178,7 +178,10 @@ def _read_rows(folder: Path, source: Source, split: str, parquet: list[Path]) ->
             if image is None or value is None or not str(value).strip():
                 raise InputError(str(folder), f"split {split}, row {number}: lacks an image or a {source.label}")
             value = label.int2str(value) if isinstance(label, datasets.ClassLabel) else str(value)
-            yield (Image(data=image["bytes"]) if image["bytes"] is not None else Image(path=Path(image["path"]))), value
+            if image["bytes"] is None:
+                # A path that comes with the data may lead anywhere.
+                check_inside(folder / image["path"], folder)
+            yield (Image(data=image["bytes"]) if image["bytes"] is not None else Image(path=folder / image["path"])), value
     except InputError:
         raise
     except Exception as error:

@@ -5,21 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from empirics.documents import OTHER_PARTS, PARTS, Documents, check_task_names, document_frame, name_of
-from empirics.images import ENDINGS, Image
+from empirics.images import ENDINGS, Image, check_inside
 from theory.errors import InputError
 
 _LAYOUT = "ROOT/task/class/file or ROOT/split/task/class/file"
 
 
-def read_folder(root: Path) -> Documents:
+def read_folder(root: Path, outside: bool = False) -> Documents:
     """Read ROOT/task/class/file or ROOT/split/task/class/file; tasks in alphabetical order.
+
+    Parameters
+    ----------
+    root : Path
+    outside : bool
+        Whether links may lead out of it. A folder from somebody else could show any file of the machine.
 
     Raises
     ------
     InputError
         Naming the file or folder that does not fit.
     """
-    top = _folders(root)
+    bound = None if outside else root
+    top = _folders(root, bound)
     if not top:
         raise InputError(str(root), f"holds no folders; a folder of images is {_LAYOUT}")
     parts = [folder.name.lower() in PARTS for folder in top]
@@ -31,13 +38,13 @@ def read_folder(root: Path) -> Documents:
     cells: dict[str, list[str]] = {"task": [], "label": []} | ({"split": []} if parts[0] else {})
     places = []
     for part in top if parts[0] else [root]:
-        for task in _folders(part):
-            for kind in _folders(task):
+        for task in _folders(part, bound):
+            for kind in _folders(task, bound):
                 try:
                     label = name_of(kind.name, "label")
                 except InputError as error:
                     raise InputError(str(kind), error.problem) from None
-                for file in _files(kind):
+                for file in _files(kind, bound):
                     inputs.append(Image(path=file))
                     places.append(str(file.relative_to(root)))
                     for role, value in (("task", task.name), ("label", label), ("split", part.name.lower())):
@@ -53,24 +60,31 @@ def read_folder(root: Path) -> Documents:
     return Documents(root.resolve().name, str(root), "image", tasks, document_frame(inputs, cells, places))
 
 
-def _entries(folder: Path) -> list[Path]:
-    """What a folder holds, sorted, without what systems put there by themselves."""
+def _entries(folder: Path, root: Path | None) -> list[Path]:
+    """What a folder holds, sorted, without what systems put there by themselves; links must not lead out of the root, if one is given."""
     try:
-        return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in ("Thumbs.db", "desktop.ini"))
+        found = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in ("Thumbs.db", "desktop.ini"))
     except OSError as error:
         raise InputError(str(folder), f"cannot be read ({error.strerror})") from None
+    for path in found:
+        if root is not None and path.is_symlink():
+            try:
+                check_inside(path, root)
+            except InputError as error:
+                raise InputError(str(path), error.problem) from None
+    return found
 
 
-def _folders(folder: Path) -> list[Path]:
-    entries = _entries(folder)
+def _folders(folder: Path, root: Path | None) -> list[Path]:
+    entries = _entries(folder, root)
     for entry in entries:
         if not entry.is_dir():
             raise InputError(str(entry), f"is a file where a folder is expected; images lie at {_LAYOUT}")
     return entries
 
 
-def _files(folder: Path) -> list[Path]:
-    entries = _entries(folder)
+def _files(folder: Path, root: Path | None) -> list[Path]:
+    entries = _entries(folder, root)
     for entry in entries:
         if entry.is_dir():
             raise InputError(str(entry), f"is a folder where an image is expected; images lie at {_LAYOUT}")

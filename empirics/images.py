@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from theory.errors import InputError
+from theory.files import read_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Opened
@@ -68,9 +70,20 @@ class Image:
             return self.data
         assert self.path is not None
         try:
-            return self.path.read_bytes()
-        except (OSError, ValueError) as error:
-            raise InputError(self.name, f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
+            return read_whole(self.path)
+        except InputError as error:
+            raise InputError(self.name, error.problem) from None
+
+
+def check_inside(file: Path, folder: Path) -> None:
+    """Refuse a file that does not lie in a folder once links and dots are followed.
+
+    Raises
+    ------
+    InputError
+    """
+    if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder)):
+        raise InputError("image", f"lies outside {folder}, at {os.path.realpath(file)}; if that is meant, set stream.outside=true")
 
 
 Item: TypeAlias = Image | UInt8[np.ndarray, "h w *c"]

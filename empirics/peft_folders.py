@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +39,11 @@ _IDLE = frozenset(
 )
 # Starts that leave the base weights alone; any other (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) makes the update relative to changed ones.
 _STARTS = (True, False, "gaussian", "eva", "orthogonal")
+# In a regular expression: what is escaped, a set of characters, or a repeat, perhaps of a group. A name of fifty characters is matched in
+# a tenth of a second by six repeats of single characters, and not in a lifetime by a repeat of a repeat.
+_REPEAT = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?|(?P<group>\))?(?P<what>[*+]|\?|\{\d*,?\d*\})[?+]?", re.DOTALL)
+_MOST_REPEATS = 6
+_PLAUSIBLE_RANK = 1024
 _Rank = Annotated[int, Field(ge=1, strict=True)]
 _Scale = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -107,6 +112,7 @@ def read_peft_folder(folder: Path, backbone: Backbone, task: str | None = None) 
     """
     fields = _read_config(folder)
     tensors = _read_weights(folder)
+    _check_ranks(folder, fields, tensors)
     model, prefix = _skeleton(backbone.model, tensors)
     _check_saved_modules(folder, fields, model)
     tensors, head = _without_head(tensors, prefix)
@@ -172,10 +178,29 @@ def _read_config(folder: Path) -> _Fields:
             f"init_lora_weights is {fields.init_lora_weights!r}, which changes the base weights; convert the adapter to plain LoRA when "
             "saving it (path_initial_model_for_weight_conversion)",
         )
+    for name, pattern in _patterns(fields):
+        repeats = [found for found in _REPEAT.finditer(pattern) if found["what"]]
+        if len(repeats) > _MOST_REPEATS or any(found["group"] and found["what"] != "?" for found in repeats):
+            raise InputError(
+                str(path),
+                f"{name} holds the pattern {pattern[:60]!r}, which could take for ever to match: it repeats a group, or has more than "
+                f"{_MOST_REPEATS} repeats; list the modules' names instead",
+            )
     for name, value in (fields.model_extra or {}).items():
         if name not in _IDLE and value not in (None, False, "", [], {}):
             raise InputError(str(path), f"{name} is {str(value)[:60]}: only plain LoRA can be read exactly; leave it out and train again")
     return fields
+
+
+def _patterns(fields: _Fields) -> Iterator[tuple[str, str]]:
+    """What PEFT matches names of modules with as regular expressions, and the setting it stands in."""
+    for name in ("target_modules", "exclude_modules"):
+        if isinstance(value := getattr(fields, name), str):
+            yield name, value
+    for name in ("rank_pattern", "alpha_pattern"):
+        yield from ((name, key) for key in getattr(fields, name) or {})
+    layers = fields.layers_pattern
+    yield from (("layers_pattern", item) for item in ([layers] if isinstance(layers, str) else layers or []))
 
 
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -199,6 +224,14 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
             raise InputError(str(path), f"holds NaN or infinite values in {name}")
     # Half precision is widened, as PEFT does.
     return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def _check_ranks(folder: Path, fields: _Fields, tensors: dict[str, torch.Tensor]) -> None:
+    """Refuse ranks far beyond those of the tensors: PEFT would make room for them before it looks."""
+    most = max([_PLAUSIBLE_RANK, *(size for tensor in tensors.values() for size in tensor.shape)])
+    for name, rank in {"r": fields.r, **(fields.rank_pattern or {})}.items():
+        if rank > most:
+            raise InputError(str(folder / CONFIG), f"gives {name} a rank of more than {most}, and no tensor is larger")
 
 
 class _Headed(nn.Module):

@@ -27,7 +27,7 @@ from safetensors.numpy import load_file, save
 
 from empirics.processes import is_main
 from theory.errors import InputError
-from theory.files import sync_folder, write_whole
+from theory.files import check_regular, read_whole, sync_folder, write_whole
 
 _PACKAGES = ("proteus-bounds", "numpy", "scipy", "torch", "transformers", "peft", "scikit-learn", "pandas", "pyarrow", "safetensors")
 
@@ -65,10 +65,9 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read JSON, or say what is wrong with the file."""
+    data = read_whole(path)
     try:
-        return json.loads(path.read_text("utf-8"), parse_constant=no_json)
-    except OSError as error:
-        raise InputError(str(path), f"cannot be read ({error.strerror})") from None
+        return json.loads(data.decode("utf-8"), parse_constant=no_json)
     except (ValueError, RecursionError) as error:
         raise InputError(str(path), f"is not valid JSON ({error})") from None
 
@@ -90,6 +89,7 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
 
 def read_parquet(path: Path) -> pd.DataFrame:
     """Read a data frame, or say what is wrong with the file."""
+    check_regular(path)
     try:
         return pd.read_parquet(path, engine="pyarrow")
     except OSError as error:

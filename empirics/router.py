@@ -141,7 +141,7 @@ def load_router(
         backbone = load_backbone(config.model_copy(update={"adapted_layers": 1}))
     tensors = read_tensors(folder / "signatures" / f"{name}.safetensors")
     fitted = Rule(*read_rule_tensors(tensors, tasks))
-    projections = tuple(map(Projection, tensors["projection_mean"], tensors["projection_axes"]))
+    projections = _projections(tensors, folder, 1 if name == "frozen" else len(tasks), fitted.signatures.dimension)
     adapters: tuple[Adapter, ...] = ()
     if name != "frozen":
         adapters = tuple(read_peft_folder(paths[task], backbone, task).adapter for task in tasks)
@@ -166,6 +166,16 @@ def _of_run(folder: Path, rule: str | None, folders: Mapping[str, Path] | None, 
     fitted = load_rule(folder / "signatures" / f"{name}-{config.signature.dimension}.safetensors", tasks, config)
     adapters = () if name == "frozen" else tuple(load_adapter(paths[task]) for task in tasks)
     return Router(tasks, name, fitted, projections, adapters, load_backbone(config.backbone) if backbone is None else backbone)
+
+
+def _projections(tensors: Mapping[str, np.ndarray], folder: Path, spaces: int, dimension: int) -> tuple[Projection, ...]:
+    """The projection of every space."""
+    mean, axes = tensors.get("projection_mean"), tensors.get("projection_axes")
+    if mean is None or axes is None or mean.ndim != 2 or len(mean) != spaces or axes.shape != (spaces, dimension, mean.shape[1]):
+        raise InputError(str(folder), f"holds no projections of {spaces} spaces to {dimension} dimensions")
+    if not (np.isfinite(mean).all() and np.isfinite(axes).all()):
+        raise InputError(str(folder), "holds NaN or infinite values in a projection")
+    return tuple(map(Projection, mean, axes))
 
 
 def _chosen(folder: Path, rule: str | None, known: Sequence[str]) -> str:

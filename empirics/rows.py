@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from empirics.documents import LONGEST_TEXT, shown
-from empirics.images import Image
+from empirics.images import Image, check_inside
 from empirics.record import no_json
 from theory.errors import InputError
+from theory.files import check_regular, read_whole
 
 # Where a row stands in its file, and its cells by column.
 Row: TypeAlias = tuple[str, Mapping[str, Any]]
@@ -43,6 +44,11 @@ def read_rows(path: Path) -> tuple[list[str], Iterator[Row]]:
     if reader is None:
         raise InputError(str(path), f"has no known ending; a table ends in {ENDINGS}")
     names, rows = reader(path)
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InputError(str(path), f"has a column whose name is not valid Unicode ({name!r}); rename it") from None
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(str(path), f"has two columns {repeated[0]!r}; rename one")
     return names, rows
@@ -53,13 +59,22 @@ def listed(names: list[str]) -> str:
     return ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
 
 
-def image_of(value: Any, path: Path, place: str) -> Image:
+def image_of(value: Any, path: Path, place: str, outside: bool = False) -> Image:
     """The image that a cell holds: a path, relative to the table's folder; or encoded bytes, alone or as Hugging Face `datasets` has them.
+
+    Parameters
+    ----------
+    value : object
+    path : Path
+        Of the table.
+    place : str
+    outside : bool
+        Whether paths may lead out of the table's folder. A table from somebody else could name any file of the machine.
 
     Raises
     ------
     InputError
-        If it is neither, an address, or the path of no file.
+        If it is neither, an address, the path of no file, or one that leads out of the table's folder.
     """
     if isinstance(value, Mapping):
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
@@ -76,6 +91,8 @@ def image_of(value: Any, path: Path, place: str) -> Image:
         found = False
     if not found:
         raise InputError("image", f"names {value[:200]!r}, which is no file in {path.parent}")
+    if not outside:
+        check_inside(file, path.parent)
     return Image(path=file)
 
 
@@ -87,10 +104,7 @@ def read_text(path: Path) -> str:
     InputError
         If it cannot be read, or naming the line that is not UTF-8.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(str(path), f"cannot be read ({error.strerror})") from None
+    data = read_whole(path)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(str(path), "is UTF-16; save it as UTF-8")
     try:
@@ -174,6 +188,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parquet_table(path: Path) -> tuple[list[str], Iterator[Row]]:
+    check_regular(path)
     try:
         file = pq.ParquetFile(path)
         schema = file.schema_arrow
@@ -196,7 +211,8 @@ def _parquet_table(path: Path) -> tuple[list[str], Iterator[Row]]:
                             row[name] = known[index]
                     yield place, row
                     number += 1
-        except (OSError, ValueError, pa.ArrowException) as error:
+        except (OSError, ValueError, ArithmeticError, LookupError, pa.ArrowException) as error:
+            # Of times beyond Python's calendar, and of zones that there are not.
             if isinstance(error, InputError):
                 raise
             raise InputError(str(path), f"is damaged after row {number} ({' '.join(str(error).split())})") from None

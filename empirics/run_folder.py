@@ -18,6 +18,7 @@ from empirics.manifest import MANIFEST, check_manifest, read_manifest
 from empirics.record import CHECKPOINTS, MARKER, read_json, read_parquet
 from empirics.report import SCHEMA, Report
 from theory.errors import InputError
+from theory.files import check_regular
 
 # Of the frozen space and those of all tasks, in the dimension of the bounds: what a fresh document is projected by.
 PROJECTIONS = "projections.safetensors"
@@ -106,7 +107,11 @@ def read_about(folder: Path) -> dict[str, Any]:
     InputError
         If the folder is no run's, or the file is damaged or of a newer schema.
     """
-    if not folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        is_folder = False
+    if not is_folder:
         raise InputError(str(folder), "is no folder")
     if not (folder / "run.json").exists():
         other = _OTHERS.get(kind_of(folder) or "")
@@ -149,8 +154,11 @@ def read_run(folder: Path) -> FinishedRun:
         raise InputError(str(path), "is no report of a run")
     written_as = content["schema_version"]
     _known(written_as, path, about)
-    for version in range(written_as, SCHEMA):
-        content = MIGRATIONS[version](content)
+    try:
+        for version in range(written_as, SCHEMA):
+            content = MIGRATIONS[version](content)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise InputError(str(path), f"is no report of schema {written_as}, which it says it is") from None
     try:
         report = Report.model_validate(content)
     except ValidationError as error:
@@ -230,6 +238,7 @@ def _need_tensors(path: Path, names: set[str]) -> None:
 
 def _tensors(path: Path) -> set[str]:
     """Names of the tensors of a file, which are not read."""
+    check_regular(path)
     try:
         with safe_open(path, "numpy") as file:
             return set(file.keys())
@@ -238,6 +247,7 @@ def _tensors(path: Path) -> set[str]:
 
 
 def _columns(path: Path) -> set[str]:
+    check_regular(path)
     try:
         return set(pq.read_schema(path).names)
     except FileNotFoundError:
@@ -269,9 +279,17 @@ def progress(folder: Path) -> Progress:
         ("Retrieval of held-out documents", "calibration.parquet"),
         ("Retrieval of test documents", "predictions.parquet"),
     ]
-    stages = [(what, name, (folder / name).exists()) for what, name in left]
+    stages = [(what, name, _holds(folder, name)) for what, name in left]
     end = (("Seconds and memory", "the end of run.json", finished(about)), ("Bounds and report", "report.json", False))
     return Progress(about, (*stages, *end), (folder / MARKER).exists())
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Whether a folder holds something of that name; the name comes from a file, and must not lead out of it."""
+    try:
+        return ".." not in Path(name).parts and (folder / name).exists()
+    except (OSError, ValueError):
+        return False
 
 
 # --- older schemas ---------------------------------------------------------------------------------------------------

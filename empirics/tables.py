@@ -29,7 +29,7 @@ def read_data(config: StreamConfig) -> Documents:
     Parameters
     ----------
     config : StreamConfig
-        `path`, `columns` and `ignore` are used.
+        `path`, `columns`, `ignore` and `outside` are used.
 
     Raises
     ------
@@ -40,13 +40,13 @@ def read_data(config: StreamConfig) -> Documents:
     assert path is not None
     try:
         if path.is_dir():
-            return read_folder(path)
+            return read_folder(path, config.outside)
         if not path.exists():
             raise InputError(str(path), "does not exist; stream.path takes a table or a folder of images")
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None
     names, rows = read_rows(path)
-    return _documents(path, _roles(path, names, config), rows)
+    return _documents(path, _roles(path, names, config), rows, config.outside)
 
 
 def _roles(path: Path, names: list[str], config: StreamConfig) -> dict[str, str]:
@@ -77,7 +77,7 @@ def _roles(path: Path, names: list[str], config: StreamConfig) -> dict[str, str]
     return roles
 
 
-def _documents(path: Path, roles: dict[str, str], rows: Iterator[Row]) -> Documents:
+def _documents(path: Path, roles: dict[str, str], rows: Iterator[Row], outside: bool) -> Documents:
     """Check every cell, and order the tasks."""
     modality: Modality = "text" if "text" in roles else "image"
     inputs: list[Input] = []
@@ -92,7 +92,7 @@ def _documents(path: Path, roles: dict[str, str], rows: Iterator[Row]) -> Docume
             if name not in row:
                 raise refuse(role, "is missing")
         try:
-            inputs.append(_text(row[roles["text"]]) if modality == "text" else image_of(row[roles["image"]], path, place))
+            inputs.append(_text(row[roles["text"]]) if modality == "text" else image_of(row[roles["image"]], path, place, outside))
         except InputError as error:
             raise refuse(modality, error.problem) from None
         for role, kept in cells.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from theory.errors import InputError
@@ -24,9 +26,31 @@ def check_finite(argument: str, values: np.ndarray) -> None:
         raise InputError(argument, f"holds {int(bad.sum())} NaN or infinite values, the first at index {where}; remove or mend them")
 
 
-def kept(values: np.ndarray) -> np.ndarray:
-    """The array as float64, without a copy if nobody can write to it any more."""
-    out = np.asarray(values, dtype=np.float64)
+def real_array(argument: str, values: Any) -> np.ndarray:
+    """The values as a float64 array: the same object if it is one.
+
+    Raises
+    ------
+    InputError
+        If they are no real numbers.
+    """
+    try:
+        if not np.iscomplexobj(values):
+            return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        pass
+    raise InputError(argument, f"is of type {getattr(values, 'dtype', type(values).__name__)}, which holds no real numbers")
+
+
+def kept(argument: str, values: np.ndarray) -> np.ndarray:
+    """The array as float64, without a copy if nobody can write to it any more.
+
+    Raises
+    ------
+    InputError
+        As `real_array`.
+    """
+    out = real_array(argument, values)
     if out is values and (out.flags.writeable or out.base is not None):
         out = out.copy()
     return out

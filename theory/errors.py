@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Characters of a message; what is longer loses its middle.
+_LONGEST = 3000
+
 
 class InputError(ValueError):
     """Bad input, told in one line: what was given, what was wrong with it, what to do.
@@ -20,7 +23,7 @@ class InputError(ValueError):
     def __init__(self, argument: str, problem: str) -> None:
         self.argument = argument
         self.problem = problem
-        super().__init__(f"{argument}: {problem}")
+        super().__init__(_line(f"{argument}: {problem}"))
 
 
 class MissingExtra(InputError, ImportError):
@@ -36,3 +39,12 @@ class MissingExtra(InputError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(package, f"not installed; the extra `{extra}` brings it: pip install 'proteus-bounds[{extra}]'")
+
+
+def _line(text: str) -> str:
+    """The text as one line that a terminal shows and does not obey, and no longer than a person reads: files put what they like into it."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - 500]} ... {text[-500:]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +23,19 @@ from theory.mixture import QueryLaw
 from theory.product import ProductGaussians, ProductSignatures
 from theory.signatures import Signatures
 
+# What a damaged archive makes its readers raise: the last of headers that ask for more memory than there is, others of fields that no
+# archive of ours has (a later version, a password, another compression).
+_UNREADABLE = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+)
 # How the name of a temporary file ends; one stays behind only if the process is killed while it writes.
 UNFINISHED = ".unfinished"
 
@@ -82,6 +97,38 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def check_regular(path: Path) -> None:
+    """Refuse what is there and no file: a folder, or a device, pipe or socket, which may have no end or never begin.
+
+    What does not exist, or cannot be looked at, is left to whoever reads it.
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode):
+        raise InputError(str(path), "cannot be read (it is a folder)" if stat.S_ISDIR(mode) else "is no regular file")
+
+
+def read_whole(path: Path) -> bytes:
+    """All bytes of a regular file.
+
+    Raises
+    ------
+    InputError
+        If it is missing, something else than a file, or cannot be read.
+    """
+    check_regular(path)
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError, MemoryError) as error:
+        raise InputError(str(path), f"cannot be read ({getattr(error, 'strerror', None) or error or 'it is too large'})") from None
+
+
 def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
     """All arrays of a `.safetensors` or `.npz` file.
 
@@ -97,9 +144,10 @@ def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
         if path.suffix == ".safetensors":
             return load_file(path)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            # Of a file that it opens itself, numpy forgets to close what is no archive.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
-    except (SafetensorError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise InputError(str(path), f"cannot be read ({' '.join(str(error).split())}); write it again") from None
     raise InputError(str(path), f"has the unknown ending {path.suffix!r}; give a .safetensors or .npz file")
 

@@ -83,7 +83,7 @@ class Gaussians(GaussianStack):
     log_dets: Float[np.ndarray, " K"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        means, covariances = kept(self.means), kept(self.covariances)
+        means, covariances = kept("means", self.means), kept("covariances", self.covariances)
         if means.ndim != 2 or 0 in means.shape:
             raise InputError("means", f"has shape {means.shape}; needs (K, d) with K, d >= 1")
         K, d = means.shape
@@ -114,6 +114,19 @@ class Gaussians(GaussianStack):
         for name, value in (("means", means), ("covariances", covariances), ("whiteners", whiteners), ("log_dets", log_dets)):
             value.flags.writeable = False
             object.__setattr__(self, name, value)
+
+    @cached_property
+    def accuracies(self) -> Float[np.ndarray, " K"]:
+        """Relative error that rounding in the factors may leave in the squared distances of each component.
+
+        The factors of ``Lam + E`` are found, with ``|E_ij|`` some ``d eps sqrt(Lam_ii Lam_jj)`` (Higham, Accuracy and Stability of
+        Numerical Algorithms, 2nd ed., theorem 10.3), and ``L^-1 E L^-T`` is as large as ``L^-1`` makes it. Scales of coordinates do not
+        matter.
+        """
+        out = np.empty(len(self))
+        for k, whitener in enumerate(self.whiteners):
+            out[k] = (whitener**2 @ np.diagonal(self.covariances[k])).max()
+        return 2 * self.dimension * np.finfo(np.float64).eps * out
 
     def mahalanobis(self, x: Float[np.ndarray, "n d"], components: Int[np.ndarray, " S"] | None = None) -> Float[np.ndarray, "n S"]:
         """Squared Mahalanobis distances ``Q_k(x)`` of every row to every component, as one product per block of rows.

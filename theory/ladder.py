@@ -21,7 +21,7 @@ from theory.certificates import certificate
 from theory.errors import InputError
 from theory.exact import TailProbability, tail_probability
 from theory.frames import data_frame
-from theory.margin import Margins, margins
+from theory.margin import Margins, accuracy, margins
 from theory.mixture import QueryLaw, Rule, well_specified
 from theory.robust import Student, log_cantelli, log_moments, log_scale_mixture, log_unimodal
 from theory.sampling import SOURCE as SIMULATION
@@ -247,6 +247,7 @@ def ladder(
         rule = Rule(rule)
     if law is None:
         law = well_specified(rule.signatures)
+    known = accuracy(rule)
     found = margins(rule, law, advance)
     tail = tail_probability(found.margin)
     pairs = _pair_table(found, tail)
@@ -286,7 +287,7 @@ def ladder(
             out["L8"] = nothing_known("L8", Assumption.A0, "needs held-out samples", SOURCES["L8"])
         else:
             out["L8"] = certificate(int(held_out.errors[held].sum()), int(held_out.n[held].sum()), confidence, simultaneous)
-        return {name: out[name] for name in RUNGS}
+        return {name: out[name] if name in ("L6", "L8") else _outwards(out[name], known, law.means.shape[2]) for name in RUNGS}
 
     everything = np.ones(len(law), dtype=bool)
     keys = sorted({(int(k), int(t)) for k, t in zip(law.task, law.cluster, strict=True)}) if units == "all" else []
@@ -311,9 +312,12 @@ def _levels(law: QueryLaw) -> dict[str, Assumption]:
 def _pair_table(found: Margins, tail: TailProbability) -> PairTable:
     margin = found.margin
     low = tail.log_low
-    if found.slack.any():
-        # A pair implies an error without the slack that the upper side must grant (theory/README.md, L5).
-        low = np.where(found.slack > 0, tail_probability(margin.shifted(found.slack)).log_low, low)
+    # A pair implies an error without the slack that the upper side must grant (theory/README.md, L5), and without what it grants to
+    # rounding, which near the edge of a law's support is not little. Only a task of one component has a lower side.
+    grants = np.where(found.single[found.component], found.slack + 2 * found.rounding, found.slack)
+    if (granted := np.flatnonzero(grants > 0)).size:
+        low = low.copy()
+        low[granted] = tail_probability(margin[granted].shifted(grants[granted])).log_low
     # Two components that score alike tie for ever: the upper side counts a tie as an error, but the rule may break it rightly.
     tied = np.abs(margin.mean()) + np.sqrt(margin.variance()) <= _TIE
     low = np.where(tied & (found.slack == 0), -np.inf, low)
@@ -386,6 +390,18 @@ def _batches(
         log_formula = float(logsumexp(np.minimum(total, 0.0), b=share / share.sum())) + 1e-14
     source = SOURCES["L4"] + (f", batches of {size} queries of one task" if size > 1 else "")
     return Bound("L4", law.level, log_formula, source=source, note=note)
+
+
+def _outwards(bound: Bound, known: float, dimension: int) -> Bound:
+    """A bound moved by what rounding in the factors of the covariances may do to it.
+
+    Distances that are known to a relative error move an exponent by as much of itself, and by as much of the degrees of freedom.
+    """
+    upper = bound.log_formula + 4 * known * (abs(bound.log_formula) + dimension) if bound.log_formula < 0 else bound.log_formula
+    lower = bound.log_lower
+    if lower is not None:
+        lower = min(lower - 4 * known * (abs(lower) + dimension), upper)
+    return replace(bound, log_formula=upper, log_lower=lower)
 
 
 def _ball(exact: Bound, ball: Ball | None) -> Bound:

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-from theory.arrays import check_finite
+from theory.arrays import check_finite, real_array
 from theory.errors import InputError
 from theory.gaussians import Gaussians, GaussianStack
 from theory.signatures import StructuredSignatures
@@ -24,7 +24,7 @@ _SCORE_ROWS = 128
 
 def _checked(argument: str, values: np.ndarray, wanted: tuple[int, ...] | None = None) -> np.ndarray:
     """A read-only float64 copy of finite values."""
-    out = np.array(values, dtype=np.float64)
+    out = real_array(argument, values).copy()
     if wanted is not None and out.shape != wanted:
         raise InputError(argument, f"has shape {out.shape}; the means need {wanted}")
     check_finite(argument, out)
@@ -190,6 +190,11 @@ class LowRankGaussians(GaussianStack):
     def whiteners(self) -> Float[np.ndarray, "K d d"]:
         """Inverse Cholesky factors, as `Gaussians` has them."""
         return self.dense.whiteners
+
+    @property
+    def accuracies(self) -> Float[np.ndarray, " K"]:
+        """Relative error of squared distances from the dense covariances, as `Gaussians` has it."""
+        return self.dense.accuracies
 
 
 class LowRankSignatures(StructuredSignatures):

@@ -16,6 +16,8 @@ from theory.quadratic import QuadraticLaw
 
 # Bytes of dense forms that are decomposed at once.
 _CHUNK_BYTES = 256 * 2**20
+# Greatest relative error of a squared distance that bounds are computed from.
+_LEAST_ACCURACY = 1e-6
 # Dimension from which a call per component to a triangular routine is measured to cost less than full products.
 _TRIANGULAR_FROM = 256
 
@@ -44,6 +46,9 @@ class Margins:
         ``slack_i`` of each pair.
     single : (C,) bool array
         Whether the true task has one component only, so that ``M + slack_i <= 0`` for a pair *implies* an error.
+    rounding : (P,) array, or 0
+        How far rounding may have moved each margin. Margins and wrong scores are lowered, and own scores raised, by their part of it, so
+        that what is said of them from above holds in exact arithmetic, near ties included.
     """
 
     component: Int[np.ndarray, " P"]
@@ -54,6 +59,7 @@ class Margins:
     other: QuadraticLaw
     slack: Float[np.ndarray, " P"]
     single: Bool[np.ndarray, " C"]
+    rounding: Float[np.ndarray, " P"] | float = 0.0
 
     @property
     def edges(self) -> Int[np.ndarray, " C1"]:
@@ -75,15 +81,16 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
     Raises
     ------
     InputError
-        If the law's dimension, number of spaces or task numbers do not fit the signatures.
+        If the law's dimension, number of spaces or task numbers do not fit the signatures, or a covariance is too ill-conditioned.
     """
     signatures = rule.signatures
     C, S, d = law.means.shape
     views = law_views(rule, law)
     if law.task.min() < 0 or law.task.max() >= signatures.tasks:
         raise InputError("query task", f"holds task {int(law.task.max())}; signatures know 0 to {signatures.tasks - 1}")
+    known = accuracy(rule)
     reference = np.empty(C, dtype=np.int64)
-    own, other, margin, component, wrong = [], [], [], [], []
+    own, other, margin, component, wrong, rounding = [], [], [], [], [], []
     for c in range(C):
         k = int(law.task[c])
         mine = signatures.own(k)
@@ -94,8 +101,10 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
             u = tuple(part[t] for part in u_forms)
             foes = signatures.wrong(k)
             v_forms = score_forms(rule, foes, None, law.means[c, 0], factor)
-            other.append(_laws(v_forms))
-            margin.append(_laws((v_forms[0] - u[0], v_forms[1] - u[1], v_forms[2] - u[2])))
+            unsure_u, unsure = _unsure(rule, known, u_forms, mine)[t], _unsure(rule, known, v_forms, foes)
+            other.append(_laws(v_forms).shifted(-unsure))
+            margin.append(_laws((v_forms[0] - u[0], v_forms[1] - u[1], v_forms[2] - u[2])).shifted(-unsure - unsure_u))
+            rounding.append(unsure + unsure_u)
             component.append(np.full(foes.size, c))
             wrong.append(foes)
         else:
@@ -104,6 +113,7 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
             u_forms = score_forms(rule, mine, k, mean[rows_k], factor_u)
             t = int(np.argmin(_mean(u_forms)))
             u = tuple(part[t] for part in u_forms)
+            unsure_u = _unsure(rule, known, u_forms, mine, k, mean[rows_k])[t]
             for i in range(signatures.tasks):
                 if i == k:
                     continue
@@ -118,13 +128,15 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
                 A, b = v_joint[0].copy(), v_joint[1].copy()
                 A[:, : rows_k.size, : rows_k.size] -= u[0]
                 b[:, : rows_k.size] -= u[1]
-                margin.append(_laws((A, b, v_joint[2] - u[2])))
+                unsure = _unsure(rule, known, v_joint, foes, i, mean[rows_i])
+                margin.append(_laws((A, b, v_joint[2] - u[2])).shifted(-unsure - unsure_u))
+                rounding.append(unsure + unsure_u)
                 marginal = np.linalg.cholesky(law.covariances[c][np.ix_(rows_i, rows_i)])
-                other.append(_laws(score_forms(rule, foes, i, mean[rows_i], marginal)))
+                other.append(_laws(score_forms(rule, foes, i, mean[rows_i], marginal)).shifted(-unsure))
                 component.append(np.full(foes.size, c))
                 wrong.append(foes)
         reference[c] = mine[t]
-        own.append(_laws(tuple(part[None] for part in u)))
+        own.append(_laws(tuple(part[None] for part in u)).shifted(unsure_u))
         if advance is not None:
             advance(1)
     sizes = np.bincount(signatures.task)
@@ -139,7 +151,31 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
         other=_join(other).shifted(-slack),
         slack=slack,
         single=sizes[law.task] == 1,
+        rounding=np.concatenate(rounding),
     )
+
+
+def accuracy(rule: Rule) -> float:
+    """Relative error that rounding may leave in the squared distances of a rule, the worst over its Gaussians.
+
+    Raises
+    ------
+    InputError
+        If it exceeds 1e-6: a margin that is a difference of such distances, and a probability that depends on it, would be a guess.
+    """
+    worst = 0.0
+    for argument, gaussians in (("covariances", rule.signatures.gaussians), ("background covariances", rule.background)):
+        if gaussians is None:
+            continue
+        k = int(np.argmax(gaussians.accuracies))
+        if gaussians.accuracies[k] > _LEAST_ACCURACY:
+            raise InputError(
+                f"{argument}[{k}]",
+                f"is so ill-conditioned that rounding may change its distances by {gaussians.accuracies[k]:.1g} of themselves, and no "
+                "bound could be relied on; shrink it, or project to fewer dimensions",
+            )
+        worst = max(worst, float(gaussians.accuracies[k]))
+    return worst
 
 
 def law_views(rule: Rule, law: QueryLaw) -> Int[np.ndarray, "m V"]:
@@ -159,6 +195,21 @@ def law_views(rule: Rule, law: QueryLaw) -> Int[np.ndarray, "m V"]:
 def stacked_rows(spaces: Int[np.ndarray, " V"], d: int) -> Int[np.ndarray, " Vd"]:
     """Where the coordinates of some spaces of dimension d lie among those of all spaces, stacked."""
     return (spaces[:, None] * d + np.arange(d)).ravel()
+
+
+def _unsure(
+    rule: Rule, known: float, forms: Forms, components: np.ndarray, space: int | None = None, mean: np.ndarray | None = None
+) -> Float[np.ndarray, " n"]:
+    """How far rounding may move scores where a query is likely to lie: so much of the largest terms that they are sums of."""
+    A, b, c = forms
+    offsets = rule.offsets[components]
+    trace = np.abs(np.einsum("nii->ni", A)).sum(axis=1)
+    size = trace + np.abs(c) + 2 * np.abs(offsets) + np.sqrt(2 * (A**2).sum(axis=(1, 2)) + (b**2).sum(axis=1))
+    if rule.background is not None and space is not None and mean is not None:
+        # Distances to the background are of the order of those to a component, and were taken off them.
+        apart = rule.background.whiteners[space] @ (mean - rule.background.means[space])
+        size = size + 2 * (apart @ apart + abs(rule.background.log_dets[space]) + 2 * rule.signatures.dimension)
+    return 4 * known * size
 
 
 Forms = tuple[Float[np.ndarray, "n D D"], Float[np.ndarray, "n D"], Float[np.ndarray, " n"]]

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from theory.arrays import check_finite, kept, symmetrised
+from theory.arrays import check_finite, kept, real_array, symmetrised
 from theory.bound import Assumption
 from theory.errors import InputError
 from theory.gaussians import Gaussians
@@ -254,7 +254,7 @@ class QueryLaw:
     factors: Float[np.ndarray, "C D D"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        means, covariances = kept(self.means), kept(self.covariances)
+        means, covariances = kept("query means", self.means), kept("query covariances", self.covariances)
         if means.ndim != 3 or 0 in means.shape:
             raise InputError("query means", f"has shape {means.shape}; needs (C, S, d)")
         C, S, d = means.shape
@@ -263,7 +263,7 @@ class QueryLaw:
         check_finite("query means", means)
         check_finite("query covariances", covariances)
         task, cluster = np.asarray(self.task), np.asarray(self.cluster)
-        weights = np.array(self.weights, dtype=np.float64)
+        weights = real_array("query weights", self.weights).copy()
         for name, value in (("query task", task), ("query cluster", cluster), ("query weights", weights)):
             if value.shape != (C,):
                 raise InputError(name, f"has shape {value.shape}; needs ({C},)")

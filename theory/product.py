@@ -69,6 +69,11 @@ class ProductGaussians(GaussianStack):
         """Inverse Cholesky factors, as `Gaussians` has them: those of the blocks."""
         return _blocks(self.common.whiteners, self.own.whiteners)
 
+    @property
+    def accuracies(self) -> Float[np.ndarray, " K"]:
+        """Relative error of squared distances, as `Gaussians` has it."""
+        return np.maximum(self.common.accuracies, self.own.accuracies)
+
 
 def _blocks(first: Float[np.ndarray, "K a a"], second: Float[np.ndarray, "K b b"]) -> Float[np.ndarray, "K ab ab"]:
     out = np.stack([block_diag(x, y) for x, y in zip(first, second, strict=True)])

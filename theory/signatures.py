@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
-from theory.arrays import check_finite
+from theory.arrays import check_finite, real_array
 from theory.errors import InputError
 from theory.gaussians import Gaussians, GaussianStack
 
@@ -65,7 +65,7 @@ class Signatures:
         constants = gaussians.log_dets
         weights = self.weights
         if weights is not None:
-            weights = np.array(weights, dtype=np.float64)
+            weights = real_array("weights", weights).copy()
             if weights.shape != (K,):
                 raise InputError("weights", f"has shape {weights.shape}; needs ({K},)")
             check_finite("weights", weights)

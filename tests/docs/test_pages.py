@@ -274,3 +274,11 @@ def test_progress_lines_of_the_tutorial_are_those_of_the_code():
                 count += 1
                 assert f'"{name}' in source, name
     assert count >= 6
+
+
+def test_the_tables_of_the_page_on_reliability_are_those_of_the_results():
+    spec = importlib.util.spec_from_file_location("reliability_tables", ROOT / "docs" / "reliability_tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = TEXTS["docs/reliability.md"]
+    assert module.rendered(page) == page

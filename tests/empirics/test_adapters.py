@@ -11,6 +11,7 @@ import torch
 from empirics.adapters import active, load_adapter, principal_angles, save_adapter
 from empirics.backbone import embed, encode_prefix, load_backbone
 from empirics.config import AdapterConfig, BackboneConfig, TrainingConfig
+from empirics.record import write_tensors
 from empirics.train import train_adapter
 from theory import InputError
 
@@ -230,3 +231,21 @@ def test_missing_and_corrupt_weights_are_named(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"junk")
     with pytest.raises(InputError, match="no usable encoder"):
         load_backbone(BackboneConfig(path=tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"task": 3, "projections": []}', '{"task": "t", "projections": 3}', '{"task": "t", "projections": [[]]}']
+)
+def test_a_damaged_list_of_projections_is_one_line(tmp_path, content):
+    (tmp_path / "composition.json").write_text(content)
+    write_tensors(tmp_path / "composition.safetensors", {"alpha": np.array(1.0)})
+    with pytest.raises(InputError, match=r"composition\.json"):
+        load_adapter(tmp_path)
+
+
+def test_an_alpha_that_is_no_number_is_one_line(tmp_path):
+    (tmp_path / "composition.json").write_text('{"task": "t", "projections": []}')
+    for alpha in (np.ones(2), np.array(True), np.array(1j, np.complex64)):
+        write_tensors(tmp_path / "composition.safetensors", {"alpha": alpha})
+        with pytest.raises(InputError, match="alpha"):
+            load_adapter(tmp_path)

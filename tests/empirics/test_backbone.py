@@ -227,3 +227,35 @@ def test_another_file_in_the_place_of_the_weights_is_refused(monkeypatch, tmp_pa
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Distribution())
     with pytest.raises(InputError, match="another"):
         load_backbone(BackboneConfig(packaged="efficientnet-lite0"))
+
+
+@pytest.mark.parametrize("where", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_folder_is_neither_run_nor_asked_about(where, tmp_path, monkeypatch):
+    """Without a word, transformers asks on the terminal whether to run it."""
+    tiny.save_bert(tmp_path, layers=3, positions=64)
+    trap = tmp_path / "trap.py"
+    trap.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    content = json.loads((tmp_path / where).read_text())
+    names = {
+        "config.json": {"AutoConfig": "trap.Own", "AutoModel": "trap.Own"},
+        "tokenizer_config.json": {"AutoTokenizer": ["trap.Own", None]},
+    }
+    for change in ({}, {"model_type": "own", "tokenizer_class": "Own"}):
+        (tmp_path / where).write_text(json.dumps({**content, "auto_map": names[where], **change}))
+        try:
+            load_backbone(BackboneConfig(path=tmp_path))
+        except InputError as error:
+            assert "holds no usable encoder" in str(error)
+        assert not (tmp_path / "ran").exists()
+
+
+def test_an_adapter_or_weights_elsewhere_do_not_lead_out_of_the_folder(tmp_path):
+    tiny.save_bert(tmp_path, layers=3, positions=64)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere"}')
+    with pytest.raises(InputError, match="makes this an adapter"):
+        load_backbone(BackboneConfig(path=tmp_path))
+    (tmp_path / "adapter_config.json").unlink()
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"x": "../elsewhere.safetensors"}}')
+    with pytest.raises(InputError, match="names weights outside"):
+        load_backbone(BackboneConfig(path=tmp_path))

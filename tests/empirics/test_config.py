@@ -187,3 +187,29 @@ def test_every_setting_is_described():
                 yield prefix + name
 
     assert list(bare(RunConfig)) == []
+
+
+BOMB = "a: &a {x: 1}\n" + "".join(f"{c}: &{c} {{<<: [{', '.join([f'*{b}'] * 9)}]}}\n" for b, c in zip("abcdefgh", "bcdefghi", strict=True))
+
+
+@pytest.mark.parametrize("content", [BOMB, "a: &a [1]\nb: [*a, *a]\n", "&a {stream: *a}"])
+def test_aliases_which_a_bomb_is_made_of_are_refused(tmp_path, content):
+    (tmp_path / "own.yaml").write_text(content)
+    assert "holds an alias" in refused(path=tmp_path / "own.yaml")
+    with pytest.raises(InputError, match="is not YAML"):
+        load_config(overrides=["stream=&a [*a]"])
+
+
+@pytest.mark.parametrize("value", ["!!timestamp x", "!!int ''", "!!bool x", "!!float ''", "!!python/object/apply:os.system [x]"])
+def test_tags_that_do_not_fit_their_value(tmp_path, value):
+    (tmp_path / "own.yaml").write_text(f"seed: {value}\n")
+    assert "is not valid YAML" in refused(path=tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize("value", ["0x" + "f" * 5000, "{a: " * 150 + "1" + "}" * 150])
+def test_values_that_cannot_be_shown_are_still_told(value):
+    assert "bounds.confidence" in refused(overrides=[f"bounds.confidence={value}"])
+
+
+def test_a_key_of_thousands_of_parts_is_told():
+    assert "stream.tasks" in refused(overrides=["stream.tasks." + "x." * 3000 + "y=1"])

@@ -377,3 +377,35 @@ def test_folders_that_are_no_folders(bert, tmp_path):
     for path in (tmp_path / "file", tmp_path / "absent"):
         with pytest.raises(InputError, match="is no folder"):
             read_peft_folder(path, bert)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target_modules": "((.*)*)*x"},
+        {"target_modules": r"(\w+\.?)+!"},
+        {"exclude_modules": ".*" * 12 + "x"},
+        {"rank_pattern": {"(a*)*b": 2}},
+        {"layers_pattern": ["(.+)+"]},
+        {"layers_pattern": "(.{1,9}){1,9}"},
+    ],
+)
+def test_patterns_that_take_for_ever_are_refused(change, bert, tmp_path):
+    made(bert.model, tmp_path)
+    settings(tmp_path, **change)
+    with pytest.raises(InputError, match="could take for ever to match"):
+        read_peft_folder(tmp_path, bert)
+
+
+@pytest.mark.parametrize("pattern", [r".*\.[012]\.attention\.(self\.)?(query|value)", r"(?:.*?(?:self).*?(?:query|value).*?)"])
+def test_patterns_as_people_write_them_are_read(pattern, bert, tmp_path):
+    made(bert.model, tmp_path, target_modules=pattern)
+    assert len(read_peft_folder(tmp_path, bert).adapter.folded) == 6
+
+
+@pytest.mark.parametrize("change", [{"r": 10**9}, {"r": 10**400}, {"rank_pattern": {"query": 10**6}}])
+def test_no_room_is_made_for_ranks_that_no_tensor_has(change, bert, tmp_path):
+    made(bert.model, tmp_path)
+    settings(tmp_path, **change)
+    with pytest.raises(InputError, match="no tensor is larger"):
+        read_peft_folder(tmp_path, bert)

@@ -13,6 +13,7 @@ from test_certify import ALPHABETS, table, trained
 
 from empirics.certify import certify
 from empirics.config import load_certify_config
+from empirics.record import read_tensors, write_tensors
 from empirics.router import load_router
 from theory import InputError
 
@@ -91,3 +92,22 @@ def test_a_folder_that_holds_no_certificate_is_refused(change, certified, bert, 
         load_router(tmp_path, "ratio", backbone=bert)
     with pytest.raises(InputError, match="cannot be read"):
         load_router(tmp_path / "absent", backbone=bert)
+
+
+@pytest.mark.parametrize("harm", ["gone", "flat", "short", "nan"])
+def test_damaged_projections_are_told(harm, certified, bert, tmp_path):
+    folder = shutil.copytree(certified, tmp_path / "out")
+    tensors = read_tensors(folder / "signatures" / "frozen.safetensors")
+    axes = tensors.pop("projection_axes")
+    if harm != "gone":
+        tensors["projection_axes"] = {"flat": axes[0], "short": axes[:, :-1], "nan": np.full_like(axes, np.nan)}[harm]
+    write_tensors(folder / "signatures" / "frozen.safetensors", tensors)
+    with pytest.raises(InputError, match="projection"):
+        load_router(folder, "frozen", backbone=bert)
+
+
+def test_a_certificate_of_no_rule_is_none(certified, bert, tmp_path):
+    content = json.loads((certified / "certificate.json").read_text())
+    (tmp_path / "certificate.json").write_text(json.dumps({**content, "rules": []}))
+    with pytest.raises(InputError, match="is no certificate"):
+        load_router(tmp_path, backbone=bert)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 
@@ -260,3 +261,27 @@ def test_a_finished_run_stands_if_its_page_cannot_be_made(folder, monkeypatch):
     monkeypatch.setattr("empirics.page.write.run_drawings", lambda *_: np.zeros(1)[2])
     assert str(cli._page(folder)).startswith("No page was written")
     assert json.loads((folder / "report.json").read_text())["schema_version"] == SCHEMA
+
+
+@pytest.mark.parametrize("name", ["../../..", "n" * 300, "a\0b"])
+def test_a_task_of_a_name_that_leads_elsewhere_has_no_adapter(folder, name):
+    _unfinished(folder)
+    _change(folder / "run.json", lambda about: about["tasks"][0].update(name=name))
+    assert (f"Adapter of {name}", f"adapters/{name}", False) in progress(folder).stages
+
+
+def test_a_report_that_is_not_of_its_schema(folder):
+    _older(folder)
+    _change(folder / "report.json", lambda report: report["run"].pop("config"))
+    with pytest.raises(InputError, match="is no report of schema 1"):
+        read_run(folder)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder):
+    (folder / "manifest.json").unlink()
+    for name in ("report.json", "slack.parquet"):
+        (folder / name).rename(folder / "sound")
+        os.mkfifo(folder / name)
+        with pytest.raises(InputError, match="no regular file"):
+            read_run(folder)
+        (folder / "sound").rename(folder / name)

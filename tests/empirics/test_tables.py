@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -478,3 +480,59 @@ def test_a_file_name_that_is_not_utf8_is_read(tmp_path):
     assert load(root, train_per_class=20, query_per_class=20).modality == "image"
     Path(odd).write_bytes(b"broken")
     assert "no image in a known format" in refused(root)
+
+
+def test_paths_and_links_do_not_lead_out_of_the_data_unless_asked(tmp_path):
+    """A table or an archive from somebody else could otherwise have any file of the machine read."""
+    root = image_folder(tmp_path / "inner" / "pictures")
+    (tmp_path / "else.png").write_bytes(picture(999))
+    rows = [
+        {"image": str(p.relative_to(root.parent)), "label": p.parent.name, "task": p.parent.parent.name} for p in sorted(root.glob("*/*/*"))
+    ]
+    (root / "link.png").symlink_to(tmp_path / "else.png")
+    for path in ("../else.png", str(tmp_path / "else.png"), "pictures/link.png", "pictures/../../else.png"):
+        table = write(root.parent / "own.csv", [{**rows[0], "image": path}, *rows[1:]])
+        assert "lies outside" in refused(table)
+        assert len(load(table, outside=True, train_per_class=30).inputs) == len(rows)
+    (root / "link.png").unlink()
+    (root / "a" / "x" / "0.png").unlink()
+    (root / "a" / "x" / "0.png").symlink_to(tmp_path / "else.png")
+    assert "lies outside" in refused(root)
+    assert len(load(root, outside=True, train_per_class=30).inputs) == len(rows)
+    (root / "a" / "x" / "0.png").unlink()
+    (root / "a" / "x" / "0.png").symlink_to("../x/1.png")
+    assert "repeats the image" in refused(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("CON", "Windows"), ("nul.txt", "Windows"), ("Com1", "Windows"), ("é" * 100, None), ("新" * 90, "255 bytes"), ("console", None)],
+)
+def test_names_that_no_folder_can_bear_somewhere(tmp_path, name, expected):
+    path = write(tmp_path / "own.csv", [{**row, "task": {"a": name}.get(row["task"], "b")} for row in documents()])
+    if expected is None:
+        assert {task.name for task in load(path).tasks} == {name, "b"}
+    else:
+        assert expected in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [(pa.timestamp("us"), 2**62), (pa.date64(), 2**62 // 86_400_000 * 86_400_000), (pa.timestamp("ns", "Nowhere/Land"), 1)],
+)
+def test_times_that_python_has_not(tmp_path, dtype, value):
+    table = pa.Table.from_pylist(documents())
+    time = pa.array([value] * table.num_rows, pa.int64()).view(dtype)
+    pq.write_table(table.append_column("time", time), tmp_path / "own.parquet")
+    assert "is damaged after row 0" in refused(tmp_path / "own.parquet")
+
+
+def test_cells_nested_deeper_than_python_can_show(tmp_path):
+    for depth in (300, 600, 900, 20_000):
+        (tmp_path / "own.jsonl").write_text('{"text": ' + "[" * depth + "]" * depth + ', "label": "x", "task": "a"}\n')
+        assert "line 1" in refused(tmp_path / "own.jsonl")
+
+
+def test_names_of_columns_are_valid_unicode(tmp_path):
+    (tmp_path / "own.jsonl").write_text('{"text": "a", "label": "x", "task": "a", "\\ud800": 1}\n')
+    assert "is not valid Unicode" in refused(tmp_path / "own.jsonl")

@@ -24,10 +24,14 @@ _AGREED = 32  # digits to which two precisions must agree
 
 
 def coefficients(law: QuadraticLaw) -> tuple[list[mpf], list[mpf], mpf, mpf]:
-    """The floats of a law, exactly; linear parts without a weight are gathered in the normal part."""
-    pairs = [(mpf(float(w)), mpf(float(g))) for w, g in zip(law.w[0], law.g[0], strict=True)]
-    s = mpmath.sqrt(mpf(float(law.s[0])) ** 2 + sum(g**2 for w, g in pairs if w == 0))
-    return [w for w, _ in pairs if w], [g for w, g in pairs if w], s, mpf(float(law.c[0]))
+    """The floats of a law (or numbers of mpmath in their place), exactly; linear parts without a weight are gathered in the normal part."""
+
+    def exactly(x):
+        return x if isinstance(x, mpf) else mpf(float(x))
+
+    pairs = [(exactly(w), exactly(g)) for w, g in zip(law.w[0], law.g[0], strict=True)]
+    s = mpmath.sqrt(exactly(law.s[0]) ** 2 + sum(g**2 for w, g in pairs if w == 0))
+    return [w for w, _ in pairs if w], [g for w, g in pairs if w], s, exactly(law.c[0])
 
 
 def log_probability(law: QuadraticLaw, method: Callable[[QuadraticLaw], mpf]) -> mpf:

@@ -1,0 +1,1 @@
+"""Readers under test, one a module: each has a `TARGET`."""
