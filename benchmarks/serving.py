@@ -5,7 +5,7 @@ the documents answered a second. The folder that is served is made first: adapte
 on news. Times are by the wall, and so of this machine and its load; ratios to one thread that asks alone are told beside them.
 
     python benchmarks/serving.py          # under a minute on an idle core
-    python benchmarks/serving.py --requests 200 --threads 1 4 16 --batches 1 8 32 --out benchmarks/results/serving.json
+    python benchmarks/serving.py --requests 40 --threads 1 4 8 --out benchmarks/results/serving.json
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from empirics.backbone import Backbone
 from empirics.cascade import AdapterStages, Cascade
 from empirics.report import RungRow
 from empirics.router import Router, load_router
-from empirics.serving import Answer, Guarantee, Limits, certified, held_out, turns_of
+from empirics.serving import Answer, Guarantee, Limits, certified, held_out, worker_of
 from theory.conformal import RetrievalSets
 from theory.errors import InputError
 from theory.pruning import Kind, Pruning
@@ -58,9 +58,9 @@ class ServedCascade:
         kept = self.limits.check(inputs, self.router.backbone.modality)
         # Opened once for search and sets.
         inner = Cascade(self.cascade.screen, self.cascade.score).with_pruning(self.cascade.pruning_)
-        with turns_of(self.router.backbone):
-            opened = self.cascade.opened(kept)
-            found = inner.search(opened)
+        worker = worker_of(self.router.backbone)
+        opened = worker.submit(self.cascade.opened, kept).result()
+        found = worker.submit(inner.search, opened).result()
         sets = self.sets.predict(self.cascade.screen(opened))
         return [
             Answer(self.tasks[k], None, tuple(self.tasks[j] for j in np.flatnonzero(chosen)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,47 +30,11 @@ HeldOut = tuple[Float[np.ndarray, "n m"], Int[np.ndarray, " n"], float]
 Certified = tuple[dict[str, RungRow], RungRow, str]
 
 
-class Turns:
-    """A lock that threads get in the order in which they ask for it.
-
-    An ordinary one often goes back to the thread that has just let go of it, while others wait for seconds.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: deque[threading.Lock] = deque()
-        self._own, self._taken = threading.Lock(), False
-
-    def __enter__(self) -> None:
-        with self._own:
-            if not self._taken:
-                self._taken = True
-                return
-            turn = threading.Lock()
-            turn.acquire()
-            self._waiting.append(turn)
-        try:
-            turn.acquire()
-        except BaseException:
-            # Interrupted: who no longer waits must not be given the turn, nor keep it.
-            with self._own:
-                given = turn not in self._waiting
-                if not given:
-                    self._waiting.remove(turn)
-            if given:
-                self.__exit__()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        with self._own:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._taken = False
-
-
-# Modules take places in an encoder while it embeds, so that one thread at a time may; it may serve several retrievers.
-_LOCKS: WeakKeyDictionary[nn.Module, Turns] = WeakKeyDictionary()
-_LOCKS_LOCK = threading.Lock()
+# Modules take places in an encoder while it embeds, so that one thread at a time may, whichever retrievers it serves. It is always the
+# same one, to which requests come in their order: a lock may go again to the thread that has just let go of it, and every thread that
+# computes has a team of others that torch starts for it.
+_WORKERS: WeakKeyDictionary[nn.Module, ThreadPoolExecutor] = WeakKeyDictionary()
+_WORKERS_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -202,7 +166,7 @@ class Served:
     def answer(self, inputs: Sequence[Any]) -> list[Answer]:
         """Where each input is sent, by itself: others in the batch change no answer, but for float rounding of its scores.
 
-        Embedding takes turns with other threads; everything else runs beside them.
+        One thread embeds for all that ask, in their order; everything else runs in the thread that asks.
 
         Parameters
         ----------
@@ -215,8 +179,7 @@ class Served:
             Before any work, if there are no inputs or too many, or one (its number is named) is too long, empty or of another kind.
         """
         kept = self.limits.check(inputs, self.router.backbone.modality)
-        with turns_of(self.router.backbone):
-            z = self.router.embed(kept)
+        z = worker_of(self.router.backbone).submit(self.router.embed, kept).result()
         scores = self.router.rule.task_scores(self.router.rule.scores(z))
         found, sets = scores.argmin(axis=1), self.sets.predict(scores)
         margins = -nonconformity(scores)[np.arange(len(kept)), found]
@@ -226,10 +189,10 @@ class Served:
         ]
 
 
-def turns_of(backbone: Backbone) -> Turns:
-    """The lock of an encoder, whoever embeds with it."""
-    with _LOCKS_LOCK:
-        return _LOCKS.setdefault(backbone.model, Turns())
+def worker_of(backbone: Backbone) -> ThreadPoolExecutor:
+    """The one thread that embeds with an encoder, whoever asks."""
+    with _WORKERS_LOCK:
+        return _WORKERS.setdefault(backbone.model, ThreadPoolExecutor(1, "encoder"))
 
 
 def load_served(

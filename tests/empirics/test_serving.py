@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,7 +17,7 @@ from empirics.certify import certify
 from empirics.config import load_certify_config, load_config
 from empirics.embedding import open_stream
 from empirics.pipeline import run
-from empirics.serving import Limits, Turns, load_served, turns_of
+from empirics.serving import Limits, load_served, worker_of
 from theory import InputError
 from theory.conformal import conformal_sets
 
@@ -126,29 +125,18 @@ def test_threads_get_what_one_alone_gets(certified, bert):
     assert [type(module) for module in bert.model.modules()] == before
 
 
-def test_who_waits_longest_is_next():
-    turns, order = Turns(), []
-
-    def wait(number):
-        with turns:
-            order.append(number)
-
-    threads = [threading.Thread(target=wait, args=(k,)) for k in range(6)]
-    with turns:
-        for k, thread in enumerate(threads):
-            thread.start()
-            while len(turns._waiting) <= k:
-                time.sleep(0.001)
-    for thread in threads:
-        thread.join()
-    assert order == list(range(6))
-    with turns:
-        pass
+def test_one_thread_embeds_whoever_asks(certified, bert, monkeypatch):
+    served, seen = load_served(certified, backbone=bert), []
+    real = type(served.router).embed
+    monkeypatch.setattr(type(served.router), "embed", lambda self, inputs: seen.append(threading.get_ident()) or real(self, inputs))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(served.answer, [["abc"]] * 12))
+    assert len(seen) == 12 and len(set(seen)) == 1 and threading.get_ident() not in seen
 
 
-def test_one_encoder_has_one_lock_whoever_serves_it(certified, bert):
+def test_one_encoder_has_one_thread_whoever_serves_it(certified, bert):
     first, second = (load_served(certified, backbone=bert) for _ in range(2))
-    assert turns_of(first.router.backbone) is turns_of(second.router.backbone) is not turns_of(tiny.backbone())
+    assert worker_of(first.router.backbone) is worker_of(second.router.backbone) is not worker_of(tiny.backbone())
     # Threads that scan both at once, and neither sees the other's adapters.
     texts = list(table()["text"])[:40]
     want = first.answer(texts)
