@@ -12,7 +12,7 @@ import pytest
 import tiny
 from typer.testing import CliRunner
 
-from empirics import ablation, cli, embedding, pipeline
+from empirics import cli, embedding, pipeline
 from empirics.ablation import ablate, chosen_variants, read_variants
 from empirics.adapters import active
 from empirics.backbone import embed, encode_prefix
@@ -20,6 +20,7 @@ from empirics.config import RunConfig, load_config
 from empirics.pipeline import evaluate, run
 from empirics.record import PhaseClock, read_tensors
 from empirics.seeding import generator
+from empirics.sharing import training_key
 from empirics.streams import load_stream, training_parts
 from empirics.train import train_adapter
 from theory.certificates import clopper_pearson
@@ -282,7 +283,7 @@ def test_shipped_variants_are_sound_and_cover_what_is_asked(preset):
     assert adapters >= {(False, False, "penalty"), (True, False, "penalty"), (True, True, "penalty"), (True, True, "projection")}
     # Every change is of what its group is about.
     assert {v.run for v in variants if v.config == settings} == {"runs/base"}
-    assert len({ablation._training(v.config) for v in variants}) == 6
+    assert len({training_key(v.config) for v in variants}) == 6
 
 
 def test_every_shipped_training_takes_a_step_beside_an_earlier_adapter():
@@ -290,7 +291,7 @@ def test_every_shipped_training_takes_a_step_beside_an_earlier_adapter():
     backbone = tiny.backbone()
     texts, labels = tiny.texts(16)
     source, rows = encode_prefix(backbone, texts), np.arange(16)
-    ways = {ablation._training(v.config): v.config for v in read_variants(load_config())}
+    ways = {training_key(v.config): v.config for v in read_variants(load_config())}
     for config in ways.values():
         training = config.training.model_copy(update={"epochs": 1, "batch_size": 8})
         first, second = [], []
