@@ -276,9 +276,10 @@ def test_progress_lines_of_the_tutorial_are_those_of_the_code():
     assert count >= 6
 
 
-def test_the_tables_of_the_page_on_reliability_are_those_of_the_results():
-    spec = importlib.util.spec_from_file_location("reliability_tables", ROOT / "docs" / "reliability_tables.py")
+def test_tables_of_results_are_those_of_the_files():
+    spec = importlib.util.spec_from_file_location("result_tables", ROOT / "docs" / "result_tables.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    page = TEXTS["docs/reliability.md"]
-    assert module.rendered(page) == page
+    for name in module.PAGES:
+        page = TEXTS[f"docs/{name}"]
+        assert "<!-- results: " in page and module.rendered(page) == page, "run docs/result_tables.py"

@@ -1,0 +1,81 @@
+"""The tables of pages that show results: those of `docs/results` and of `benchmarks/results`.
+
+A block of a page between `<!-- results: NAME -->` and `<!-- end -->` is what the function of that name gives::
+
+    python docs/result_tables.py    # write the blocks anew
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from empirics.record import read_json, write_bytes
+from empirics.report import markdown_table
+from empirics.rounding import rounded_up
+
+DOCS = Path(__file__).parent
+PAGES = ("reliability.md", "how-to/many-adapters.md")
+_BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n)(.*?)(<!-- end -->)", flags=re.S)
+
+
+def fuzz() -> str:
+    """A row for each reader."""
+    header = ["reader", "inputs", "read", "refused", "forms of refusal", "defects found", "slowest, s", "inputs a second"]
+    body = []
+    for name, found in read_json(DOCS / "results" / "fuzz.json").items():
+        counts = [f"{found[key]:,}" for key in ("inputs", "read", "refused", "forms_of_refusal")]
+        rest = [str(len(found["defects"])), f"{found['slowest_seconds']:.2f}", f"{found['inputs_per_second']:,}"]
+        body.append([name.replace("_", " "), *counts, *rest])
+    return markdown_table(header, body)
+
+
+def cascade() -> str:
+    """A row for each number of tasks: frozen and adapted energies added, one adapter after the other until the margin settles it."""
+    header = [
+        "tasks",
+        "simulated",
+        "error of full search",
+        "passes",
+        "other promise",
+        "certified loss",
+        "measured loss",
+        "wall time of full",
+    ]
+    body = []
+    for found in read_json(DOCS.parent / "benchmarks" / "results" / "cascade.json")["results"]:
+        arm = found["arms"]["both"]
+        any_answer, right = arm["any_answer"]["adaptive"], arm["rules"]["adaptive"]
+        loss = any_answer["measured_loss"]
+        ratio = np.array(arm["timed"]["wall_ratio"])
+        body.append(
+            [
+                f"{found['tasks']:,}",
+                f"{found['simulated']:,}",
+                f"{arm['error_of_full_search']:.3f}",
+                f"{any_answer['passes']:.1f}",
+                f"{right['passes']:.1f}",
+                rounded_up(any_answer["certified_loss"]),
+                f"{loss['error']:.3f} ({loss['low']:.3f}-{rounded_up(loss['high'])})",
+                f"{np.median(ratio):.1f}x ({ratio.min():.1f}-{ratio.max():.1f})",
+            ]
+        )
+    return markdown_table(header, body)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"fuzz": fuzz, "cascade": cascade}
+
+
+def rendered(page: str) -> str:
+    """A page with every block made anew."""
+    return _BLOCK.sub(lambda m: f"{m[1]}{BLOCKS[m[2]]()}\n{m[4]}", page)
+
+
+if __name__ == "__main__":
+    for name in PAGES:
+        write_bytes(DOCS / name, rendered((DOCS / name).read_text("utf-8")).encode())
+    sys.exit()
