@@ -110,14 +110,14 @@ coverage: $(VENV)/.tools
 bench: $(VENV)/.ready
 	"$(BIN)/python" benchmarks/scoring.py
 	"$(BIN)/python" benchmarks/adapters.py
-	"$(BIN)/python" benchmarks/bounds.py
+	"$(BIN)/python" benchmarks/bounds.py --clusters 500
 	"$(BIN)/python" benchmarks/index.py
 	"$(BIN)/python" benchmarks/separation.py
 	"$(BIN)/python" benchmarks/pairs.py
 	"$(BIN)/python" benchmarks/cascade.py
 	"$(BIN)/python" benchmarks/serving.py
 	"$(BIN)/python" benchmarks/cost_model.py --quick
-	"$(BIN)/python" benchmarks/sweep.py
+	"$(BIN)/python" benchmarks/sweep.py --cells 12 --repeats 1
 
 lint: $(VENV)/.tools
 	"$(BIN)/python" -m ruff check . && "$(BIN)/python" -m ruff format --check .
