@@ -361,3 +361,33 @@ def plane_table(
     ellipses = ellipse_table(plane, signatures, components, names).assign(kind="signature")
     columns = ["kind", "task", "x", "y", "xx", "xy", "yy"]
     return pd.concat([documents, ellipses]).reindex(columns=columns).assign(share=plane.share).reset_index(drop=True)
+
+
+def cascade_table(results: Mapping[str, Any], arm: str = "both", rule: str = "adaptive") -> pd.DataFrame:
+    """What a search costs over the number of tasks, from the results of `benchmarks/cascade.py`: a row for each panel, line and m.
+
+    Columns `panel` ("adapter passes", "milliseconds"), `line`, `tasks`, `simulated` (of them), and `median`, `low` and `high` over deals
+    of the queries (passes) or repetitions (time).
+
+    Raises
+    ------
+    InputError
+        If the results hold no such arm or rule.
+    """
+    rows = []
+    for found in results["results"]:
+        try:
+            cells, timed = found["arms"][arm], found["arms"][arm]["timed"]
+            promises = {"any answer kept": cells["any_answer"][rule], "right answers kept": cells["rules"][rule]}
+        except KeyError as error:
+            raise InputError("results", f"hold no {error.args[0]} at {found['tasks']} tasks") from None
+        m = found["tasks"]
+        values = {("adapter passes", "full search"): np.array([float(m)])}
+        for name, cell in promises.items():
+            values["adapter passes", name] = np.array([cell["passes"], *(m / ratio for ratio in cell["pass_ratio_of_deals"])])
+        for name, key in (("full search", "full_wall"), ("any answer kept", "cascade_wall"), ("screen alone", "screen")):
+            values["milliseconds", name] = 1e3 * np.array(timed[f"{key}_seconds"])
+        for (panel, line), x in values.items():
+            point = {"panel": panel, "line": line, "tasks": m, "simulated": found["simulated"]}
+            rows.append({**point, "median": float(np.median(x)), "low": float(x.min()), "high": float(x.max())})
+    return pd.DataFrame(rows).sort_values(["panel", "line", "tasks"], ignore_index=True)

@@ -42,6 +42,13 @@ from theory.mixture import Rule, Signatures
 from theory.plotting import plot_gaussians
 
 _SIZE = 4.0
+# Colour, mark and dashes of what a search costs.
+_COSTS = {
+    "full search": (palette.BLACK, "s", "-"),
+    "any answer kept": (palette.BLUE, "o", "-"),
+    "right answers kept": (palette.GREEN, "^", "--"),
+    "screen alone": (palette.ORANGE, "d", ":"),
+}
 # Height of a line of a label, in units of the font.
 _LINE = 1.4
 
@@ -394,4 +401,34 @@ def plot_phases(run: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("seconds")
     if run.get("peak_memory_bytes"):
         ax.set_title(f"{table['seconds'].sum():.0f} s; peak memory {run['peak_memory_bytes'] / 2**30:.2f} GiB")
+    return ax
+
+
+def plot_cascade_cost(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """What a search costs over the number of tasks, on logarithmic axes; bars span the deals or repetitions.
+
+    A hollow mark holds simulated tasks.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One panel of `empirics.figure_tables.cascade_table`.
+    ax : Axes, optional
+    """
+    need_columns(table, "panel", "line", "tasks", "simulated", "median", "low", "high")
+    ax = axes_or_new(ax)
+    for name, (colour, marker, dashes) in _COSTS.items():
+        rows = table[table["line"] == name]
+        if rows.empty:
+            continue
+        spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["median"].to_numpy())
+        ax.errorbar(rows["tasks"], rows["median"], spread, color=colour, linestyle=dashes, linewidth=1, capsize=1.5)
+        ax.plot([], [], color=colour, linestyle=dashes, linewidth=1, marker=marker, markersize=_SIZE, label=name)
+        for hollow, part in rows.groupby(rows["simulated"] > 0):
+            ax.plot(part["tasks"], part["median"], marker, color=colour, markersize=_SIZE, markerfacecolor="white" if hollow else colour)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("tasks")
+    ax.set_ylabel(f"{table['panel'].iloc[0]} a query")
+    ax.legend()
     return ax

@@ -23,6 +23,7 @@ NAMES = (
     "batch_leak",
     "embedding",
     "phases",
+    "cascade",
 )
 
 
