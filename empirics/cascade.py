@@ -23,6 +23,7 @@ from theory.pruning import Kind, Pruning
 if TYPE_CHECKING:
     from empirics.backbone import Backbone, PrefixSource
     from empirics.pairs import AdapterStack
+    from empirics.router import Router
 
 # Pairs whose embeddings are in memory at once, and by how many candidates a round of the adaptive rule may be longer than all before.
 _PAIRS, _MORE = 16384, 3
@@ -141,7 +142,8 @@ class Cascade(BaseEstimator):
         InputError
             If there are no inputs or tasks, or a score is NaN or infinite.
         """
-        opened, stage_one = self._screened(X)
+        opened = self._open(X)
+        stage_one = self._screened(opened)
         n, m = stage_one.shape
         rows, tasks = np.divmod(np.arange(n * m), m)
         return stage_one, self._scored(opened, rows, tasks).reshape(n, m)
@@ -154,8 +156,18 @@ class Cascade(BaseEstimator):
         InputError
             As `full_search`.
         """
+        return self.search_opened(self._open(X))
+
+    def search_opened(self, opened: Any) -> Found:
+        """The same of inputs that `opened` has made ready, for whoever has a use for them besides.
+
+        Raises
+        ------
+        InputError
+            As `full_search`.
+        """
         check_is_fitted(self, "pruning_")
-        opened, stage_one = self._screened(X)
+        stage_one = self._screened(opened)
         n, m = stage_one.shape
         final, order = np.full((n, m), np.inf), np.argsort(stage_one, axis=1, kind="stable")
         if self.pruning_.kind in ("threshold", "best"):
@@ -188,14 +200,16 @@ class Cascade(BaseEstimator):
         """
         return self.search(X).task
 
-    def _screened(self, X: Any) -> tuple[Any, Float[np.ndarray, "n m"]]:
-        opened = X if self.opened is None else self.opened(X)
+    def _open(self, X: Any) -> Any:
+        return X if self.opened is None else self.opened(X)
+
+    def _screened(self, opened: Any) -> Float[np.ndarray, "n m"]:
         stage_one = np.asarray(self.screen(opened), dtype=np.float64)
         if stage_one.ndim != 2 or 0 in stage_one.shape:
             raise InputError("screen", f"gave scores of shape {stage_one.shape}; needs (n, m), with at least one input and one task")
         if not np.isfinite(stage_one).all():
             raise InputError("screen", f"gave {int((~np.isfinite(stage_one)).sum())} scores that are NaN or infinite")
-        return opened, stage_one
+        return stage_one
 
     def _scored(self, opened: Any, rows: Int[np.ndarray, " p"], tasks: Int[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
         out = np.asarray(self.score(opened, rows, tasks), dtype=np.float64)
@@ -253,6 +267,20 @@ class AdapterStages:
             raise InputError(
                 "rule", f"has dimension {self.rule.signatures.dimension}; needs {own}, or {own + common} with the frozen space"
             )
+
+    @classmethod
+    def of(cls, full: Router, screen: Router) -> AdapterStages:
+        """Those of two loaded rules: of the full search, and the frozen one that screens.
+
+        Raises
+        ------
+        InputError
+            If the full search runs no adapters in the layers.
+        """
+        if full.stack is None:
+            raise InputError("rule", f"{full.name!r} runs no adapters in the layers, and needs no cascade or cannot have one")
+        own = full.projections[-len(full.adapters) :]
+        return cls(full.backbone, full.stack, screen.rule, screen.projections[0], full.rule, own)
 
     @property
     def _added(self) -> bool:

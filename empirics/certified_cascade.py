@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 
 from empirics.backbone import Backbone
 from empirics.cascade import AdapterStages, Cascade
-from empirics.pairs import stack_adapters
 from empirics.rounding import rounded_up
 from empirics.router import load_router
 from theory.certificates import Measured
@@ -91,11 +90,8 @@ def fit_pruning(certified: Path, rule: AdaptedRule, kind: Kind, alpha: float, co
     InputError
         If the folder is none, lacks a rule, or holds too few samples for the certificate.
     """
-    if rule not in ("ratio", "paper"):
-        raise InputError("rule", f"{rule!r} runs no adapter, and needs no cascade; choose ratio or paper")
-    held, test = (_scores(certified, rule, part) for part in ("certificate", "measurement"))
-    pruning = Pruning.calibrate(kind, held[0], held[1], alpha, confidence, held[2])
-    stage_one, full, true = test
+    pruning = _calibrated(certified, rule, kind, alpha, confidence)
+    stage_one, full, true = _scores(certified, rule, "measurement")
     visited = pruning.visited(stage_one, full)
     wrong = np.where(visited, full, np.inf).argmin(axis=1) != true
     counts = pruning.lost(stage_one, full, true), full.argmin(axis=1) != true, wrong
@@ -131,12 +127,18 @@ def load_cascade(
     InputError
         As `fit_pruning` and `empirics.router.load_router`.
     """
-    pruning, _ = fit_pruning(certified, rule, kind, alpha, confidence)
+    pruning = _calibrated(certified, rule, kind, alpha, confidence)
     full = load_router(certified, rule, backbone=backbone)
     screen = load_router(certified, "frozen", backbone=full.backbone)
-    stack = stack_adapters(full.backbone, full.adapters)
-    stages = AdapterStages(full.backbone, stack, screen.rule, screen.projections[0], full.rule, full.projections)
-    return stages.cascade(kind=kind, alpha=alpha, confidence=confidence).with_pruning(pruning), full.tasks
+    return AdapterStages.of(full, screen).cascade(kind=kind, alpha=alpha, confidence=confidence).with_pruning(pruning), full.tasks
+
+
+def _calibrated(certified: Path, rule: AdaptedRule, kind: Kind, alpha: float, confidence: float) -> Pruning:
+    """The candidates that the certificate's samples choose."""
+    if rule not in ("ratio", "paper"):
+        raise InputError("rule", f"{rule!r} runs no adapter, and needs no cascade; choose ratio or paper")
+    stage_one, full, true = _scores(certified, rule, "certificate")
+    return Pruning.calibrate(kind, stage_one, full, alpha, confidence, true)
 
 
 def _scores(

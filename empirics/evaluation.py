@@ -33,6 +33,11 @@ ARMS = ("paper", "ratio", "frozen", "both")
 ALPHA = 0.05
 
 
+def spaces_of(arm: str) -> slice:
+    """What an arm looks at, of the frozen space and then those of all tasks."""
+    return {"frozen": slice(0, 1), "both": slice(0, None)}.get(arm, slice(1, None))
+
+
 def components_are_classes(config: RunConfig) -> bool:
     """Whether the component of a signature is a class, so that every document is known to belong to one."""
     return config.signature.clusters == "class"

@@ -19,7 +19,7 @@ from sklearn.base import ClassifierMixin
 from empirics.checkpoints import Checkpoints, open_checkpoints
 from empirics.claim import claimed, finish_folder
 from empirics.config import RunConfig, SignatureConfig
-from empirics.evaluation import ARMS, components_are_classes, evaluate, make_report
+from empirics.evaluation import ARMS, components_are_classes, evaluate, make_report, spaces_of
 from empirics.heads import fit_head
 from empirics.manifest import MANIFEST
 from empirics.origin import origin
@@ -29,7 +29,7 @@ from empirics.record import CHECKPOINTS, PhaseClock, peak_memory_bytes, read_jso
 from empirics.report import SCHEMA, Report
 from empirics.run_folder import PROJECTIONS
 from empirics.seeding import generator
-from empirics.signatures import fit_background, fit_projection, fit_signatures, own_distances, rule_tensors, signature_bytes
+from empirics.signatures import Projection, fit_background, fit_projection, fit_signatures, own_distances, rule_tensors, signature_bytes
 from empirics.streams import Stream, TrainingParts, training_parts
 from theory.errors import InputError
 from theory.mixture import QueryLaw, Rule
@@ -153,13 +153,18 @@ def fit(config: RunConfig, embedded: Embedded, folder: Path, clock: PhaseClock, 
     heads = _heads(embedded, config)
     with clock.phase("signatures and retrieval", len(ARMS) * len(dimensions)) as advance:
         for dimension in dimensions:
+            missing = [arm for arm in ARMS if f"fitted-{arm}-{dimension}" not in kept]
+            if missing or dimension == config.signature.dimension:
+                projections, z = _project(embedded, dimension)
+            if dimension == config.signature.dimension:
+                _save_projections(folder / PROJECTIONS, projections)
             for arm in ARMS:
                 key = f"{arm}-{dimension}"
-                if f"fitted-{key}" in kept:
-                    found = _Fitted.read(kept, key)
-                else:
-                    found = _fit_arm(config, embedded, folder, arm, dimension, heads[arm == "frozen"])
+                if arm in missing:
+                    found = _fit_arm(config, stream, folder, arm, z[:, spaces_of(arm)], heads[arm == "frozen"])
                     found.write(kept, key)
+                else:
+                    found = _Fitted.read(kept, key)
                 about["signatures"][key] = found.signatures
                 about["query_laws"] |= found.query_laws
                 for part, own in found.columns.items():
@@ -167,7 +172,6 @@ def fit(config: RunConfig, embedded: Embedded, folder: Path, clock: PhaseClock, 
                 advance(1)
     write_parquet(folder / "predictions.parquet", pd.DataFrame(columns["test"]))
     write_parquet(folder / "calibration.parquet", pd.DataFrame(columns["query"]))
-    _save_projections(folder / PROJECTIONS, embedded, config.signature.dimension)
     about["phases_seconds"] = {k: round(v, 3) for k, v in clock.seconds.items()}
     about["phases_peak_bytes"] = dict(clock.peak_bytes)
     about["peak_memory_bytes"] = max(peak_memory_bytes(), *clock.peak_bytes.values())
@@ -196,12 +200,16 @@ class _Fitted:
 
 
 def _fit_arm(
-    config: RunConfig, embedded: Embedded, folder: Path, arm: str, dimension: int, heads: list[tuple[ClassifierMixin, np.ndarray]]
+    config: RunConfig,
+    stream: Stream,
+    folder: Path,
+    arm: str,
+    z: Float[np.ndarray, "n S d"],
+    heads: list[tuple[ClassifierMixin, np.ndarray]],
 ) -> _Fitted:
     """Signatures of an arm in one dimension, what they retrieve, and in the run's own dimension the query laws."""
-    stream, key = embedded.stream, f"{arm}-{dimension}"
-    test, query = stream.where("test"), stream.where("query")
-    z = _project(stream, embedded, arm, dimension)
+    dimension = z.shape[2]
+    key, test, query = f"{arm}-{dimension}", stream.where("test"), stream.where("query")
     rule = _fit_rule(stream, training_parts(stream, config.signature, config.seed), z, arm, config)
     _save_rule(folder / "signatures" / f"{key}.safetensors", rule)
     parts = {"query": query, "test": test}
@@ -264,17 +272,15 @@ def _check_full(config: SignatureConfig, stream: Stream, parts: Sequence[Trainin
         )
 
 
-def _project(stream: Stream, embedded: Embedded, arm: str, dimension: int) -> Float[np.ndarray, "n S d"]:
-    """What an arm sees of all documents, in the spaces that `theory.mixture.Rule.views` knows, projected.
+def _project(embedded: Embedded, dimension: int) -> tuple[list[Projection], Float[np.ndarray, "n S d"]]:
+    """Projections of the frozen space and then of each task's, and all documents under them.
 
     In single precision, so that the file of embeddings holds exactly what was scored.
     """
-    x = embedded.frozen[:, None] if arm == "frozen" else embedded.adapted
-    if arm == "both":
-        x = np.concatenate([embedded.frozen[:, None], x], axis=1)
-    reservoir = stream.where("reservoir")
-    z = [fit_projection(x[reservoir, s], dimension)(x[:, s]).astype(np.float32) for s in range(x.shape[1])]
-    return np.stack(z, axis=1)
+    reservoir = embedded.stream.where("reservoir")
+    spaces = [embedded.frozen, *np.moveaxis(embedded.adapted, 1, 0)]
+    found = [fit_projection(x[reservoir], dimension) for x in spaces]
+    return found, np.stack([own(x).astype(np.float32) for own, x in zip(found, spaces, strict=True)], axis=1)
 
 
 def _fit_rule(stream: Stream, parts: Sequence[TrainingParts], z: Float[np.ndarray, "n S d"], arm: str, config: RunConfig) -> Rule:
@@ -338,12 +344,8 @@ def _save_rule(path: Path, rule: Rule) -> None:
     write_tensors(path, rule_tensors(rule.signatures, rule.background))
 
 
-def _save_projections(path: Path, embedded: Embedded, dimension: int) -> None:
-    """Those of `_project`, for the frozen space and then for each task's."""
-    reservoir = embedded.stream.where("reservoir")
-    spaces = [embedded.frozen, *np.moveaxis(embedded.adapted, 1, 0)]
-    found = [fit_projection(x[reservoir], dimension) for x in spaces]
-    write_tensors(path, {name: np.stack([getattr(p, name) for p in found]) for name in ("mean", "axes")})
+def _save_projections(path: Path, projections: Sequence[Projection]) -> None:
+    write_tensors(path, {name: np.stack([getattr(p, name) for p in projections]) for name in ("mean", "axes")})
 
 
 def _save_law(path: Path, law: QueryLaw) -> None:

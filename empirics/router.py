@@ -18,7 +18,7 @@ from empirics.backbone import Backbone, encode_prefix, load_backbone
 from empirics.certificate import SCHEMA, Certificate
 from empirics.certify import embed_under
 from empirics.config import CertifyConfig, RunConfig
-from empirics.evaluation import ARMS, load_rule
+from empirics.evaluation import ARMS, load_rule, spaces_of
 from empirics.multi import embed_all
 from empirics.peft_folders import for_adapters, read_peft_folder
 from empirics.record import read_json, read_tensors
@@ -161,7 +161,7 @@ def _of_run(folder: Path, rule: str | None, folders: Mapping[str, Path] | None, 
         raise InputError(str(path), "is missing, as in all runs of older versions; run it again to serve from it")
     tensors = read_tensors(path)
     paths = _adapter_folders(tasks, folders, {task: folder / "adapters" / task for task in tasks})
-    spaces = {"frozen": slice(0, 1), "both": slice(0, None)}.get(name, slice(1, None))
+    spaces = spaces_of(name)
     projections = tuple(map(Projection, tensors["mean"][spaces], tensors["axes"][spaces]))
     fitted = load_rule(folder / "signatures" / f"{name}-{config.signature.dimension}.safetensors", tasks, config)
     adapters = () if name == "frozen" else tuple(load_adapter(paths[task]) for task in tasks)

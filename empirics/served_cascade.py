@@ -16,7 +16,6 @@ from empirics.report import RungRow
 from empirics.router import Router, load_router
 from empirics.serving import Answer, Guarantee, Limits, certified, held_out, worker_of
 from theory.conformal import RetrievalSets
-from theory.errors import InputError
 from theory.pruning import Kind, Pruning
 
 
@@ -56,11 +55,10 @@ class ServedCascade:
             As there.
         """
         kept = self.limits.check(inputs, self.router.backbone.modality)
-        # Opened once for search and sets.
-        inner = Cascade(self.cascade.screen, self.cascade.score).with_pruning(self.cascade.pruning_)
         worker = worker_of(self.router.backbone)
+        # Opened once for search and sets.
         opened = worker.submit(self.cascade.opened, kept).result()
-        found = worker.submit(inner.search, opened).result()
+        found = worker.submit(self.cascade.search_opened, opened).result()
         sets = self.sets.predict(self.cascade.screen(opened))
         return [
             Answer(self.tasks[k], None, tuple(self.tasks[j] for j in np.flatnonzero(chosen)))
@@ -103,11 +101,8 @@ def load_served_cascade(
         documents are too few for the loss.
     """
     router = load_router(folder, rule, backbone=backbone)
-    if router.stack is None:
-        raise InputError("rule", f"{router.name!r} runs no adapters in the layers, and needs no cascade or cannot have one")
     screen = load_router(folder, "frozen", backbone=router.backbone)
-    own = router.projections[-len(router.adapters) :]
-    stages = AdapterStages(router.backbone, router.stack, screen.rule, screen.projections[0], router.rule, own)
+    stages = AdapterStages.of(router, screen)
     (first, task, level), (full, _, _) = (held_out(folder, of) for of in (screen, router))
     cascade = stages.cascade(kind=kind, alpha=loss, confidence=confidence).fit_scores(first, full, task)
     sets = RetrievalSets.calibrate(first, task, level if alpha is None else alpha)

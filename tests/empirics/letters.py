@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import tiny
 from peft import LoraConfig, get_peft_model
+from transformers import BertModel
 
 SETTINGS = {
     "stream.train_per_class": 8,
@@ -24,8 +25,8 @@ SETTINGS = {
 }
 
 
-def write_material(folder: Path) -> None:
-    """Write an encoder, a table of documents that serves as samples too, adapters, and variants."""
+def write_home(folder: Path) -> BertModel:
+    """Write an encoder, and a table of documents of two tasks; the encoder."""
     (folder / "encoder").mkdir()
     model = tiny.save_bert(folder / "encoder", layers=2, positions=16)
     rng = np.random.default_rng(0)
@@ -36,6 +37,12 @@ def write_material(folder: Path) -> None:
         for _ in range(22)
     ]
     pd.DataFrame(rows).drop_duplicates("text").to_csv(folder / "letters.csv", index=False)
+    return model
+
+
+def write_material(folder: Path) -> None:
+    """Write an encoder, a table of documents that serves as samples too, adapters, and variants."""
+    model = write_home(folder)
     for task in ("early", "late"):
         wrapped = get_peft_model(copy.deepcopy(model), LoraConfig(r=1, target_modules=["query"], init_lora_weights=False))
         wrapped.save_pretrained(folder / "adapters" / task)
@@ -57,3 +64,16 @@ def long_commands(home: Path, methods: str = "ridge,nearest-mean") -> dict[str, 
             *("--set", "simulations=1000", "--set", "backbone.max_length=12"),
         ],
     }
+
+
+def write_crossed(folder: Path) -> None:
+    """Write an encoder, and longer documents (data.csv) of two tasks, whose two classes each share letters."""
+    (folder / "encoder").mkdir()
+    tiny.save_bert(folder / "encoder", layers=2, positions=40)
+    rng, rows = np.random.default_rng(0), []
+    for task, letters in (("a", "abcdefgh"), ("b", "ijklmnop")):
+        for label in range(2):
+            for _ in range(40):
+                chosen = list(letters[4 * label : 4 * label + 4]) + list(letters)
+                rows.append({"text": "".join(rng.choice(chosen, rng.integers(8, 30))), "label": f"{task}{label}", "task": task})
+    pd.DataFrame(rows).drop_duplicates("text").to_csv(folder / "data.csv", index=False)

@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import letters
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 
 from empirics import processes
 from empirics.adapters import load_adapter
@@ -43,15 +43,7 @@ def launch(arguments: list[str], count: int, folder: Path) -> list[subprocess.Co
 def settings(tmp_path_factory):
     """A tiny encoder and tiny documents of two tasks."""
     folder = tmp_path_factory.mktemp("data")
-    (folder / "encoder").mkdir()
-    tiny.save_bert(folder / "encoder", layers=2, positions=40)
-    rng, rows = np.random.default_rng(0), []
-    for task, letters in (("a", "abcdefgh"), ("b", "ijklmnop")):
-        for label in range(2):
-            for _ in range(40):
-                chosen = list(letters[4 * label : 4 * label + 4]) + list(letters)
-                rows.append({"text": "".join(rng.choice(chosen, rng.integers(8, 30))), "label": f"{task}{label}", "task": task})
-    pd.DataFrame(rows).drop_duplicates("text").to_csv(folder / "data.csv", index=False)
+    letters.write_crossed(folder)
     values = {
         "stream.path": folder / "data.csv",
         "stream.train_per_class": 14,

@@ -7,6 +7,7 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import letters
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,15 +44,7 @@ def certified(bert, tmp_path_factory):
 def finished(tmp_path_factory):
     """The smallest run of a tiny encoder on two tasks of letters."""
     home = tmp_path_factory.mktemp("run")
-    (home / "encoder").mkdir()
-    tiny.save_bert(home / "encoder", layers=2, positions=40)
-    rng, rows = np.random.default_rng(0), []
-    for task, letters in (("a", "abcdefgh"), ("b", "ijklmnop")):
-        for label in range(2):
-            for _ in range(40):
-                chosen = list(letters[4 * label : 4 * label + 4]) + list(letters)
-                rows.append({"text": "".join(rng.choice(chosen, rng.integers(8, 30))), "label": f"{task}{label}", "task": task})
-    pd.DataFrame(rows).drop_duplicates("text").to_csv(home / "data.csv", index=False)
+    letters.write_crossed(home)
     per_class = {"train": 14, "query": 12, "test": 8, "reservoir": 4}
     config = load_config(
         overrides=[

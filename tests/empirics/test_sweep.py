@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 
+import letters
 import pandas as pd
 import pytest
 import tiny_sweep
@@ -30,7 +31,9 @@ SEEDS, DIMENSIONS = (0, 1), (2, 3)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    return tiny_sweep.write_home(tmp_path_factory.mktemp("home"))
+    folder = tmp_path_factory.mktemp("home")
+    letters.write_home(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")

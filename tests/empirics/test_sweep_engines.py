@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+import letters
 import pytest
 import tiny_sweep
 from pandas.testing import assert_frame_equal
@@ -26,7 +27,9 @@ TIMED = ("run.json", "report.json", "report.md", "manifest.json", "cell.json", "
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    return tiny_sweep.write_home(tmp_path_factory.mktemp("home"))
+    folder = tmp_path_factory.mktemp("home")
+    letters.write_home(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
