@@ -252,7 +252,7 @@ def _columns(path: Path) -> set[str]:
         return set(pq.read_schema(path).names)
     except FileNotFoundError:
         raise InputError(str(path), "is missing") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:  # names of columns may be no valid Unicode
         raise InputError(str(path), f"is not a Parquet file of this project ({' '.join(str(error).split())})") from None
 
 

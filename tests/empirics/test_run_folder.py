@@ -100,6 +100,11 @@ def _drop_column(folder):
     pd.read_parquet(path).drop(columns="paper-3:retrieved").to_parquet(path)
 
 
+def _no_unicode(folder):
+    path = folder / "predictions.parquet"
+    path.write_bytes(path.read_bytes().replace(b"paper-3:retrieved", b"paper-\xff:retrieved"))
+
+
 def _drop_tensor(folder):
     path = folder / "laws" / "ratio-3-mixture.safetensors"
     tensors = load_file(path)
@@ -117,6 +122,7 @@ DAMAGE = {
     "an older one that nobody knows": (lambda f: _change(f / "run.json", lambda a: a.update(schema=0)), "has schema 0"),
     "no predictions": (lambda f: (f / "predictions.parquet").unlink(), "predictions.parquet: is missing"),
     "predictions are junk": (lambda f: (f / "predictions.parquet").write_bytes(b"junk"), "is not a Parquet file"),
+    "a column's name is no Unicode": (_no_unicode, "is not a Parquet file"),
     "a column is missing": (_drop_column, "lacks the column paper-3:retrieved"),
     "a tensor is missing": (_drop_tensor, "lacks the tensors weights"),
     "a law is junk": (lambda f: (f / "laws" / "paper-3-mixture.safetensors").write_bytes(b"junk"), "is not a valid safetensors file"),
