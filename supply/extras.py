@@ -41,7 +41,7 @@ def command(*words, extra=None):
     return done.stdout
 """
 _RETRIEVER = """
-from empirics.retriever import SignatureRetriever
+from empirics.retrieval.retriever import SignatureRetriever
 rng = np.random.default_rng(0)
 X, y = rng.normal(size=(300, 8)) + 3 * np.repeat(np.eye(3, 8), 100, axis=0), np.repeat(["a", "b", "c"], 100)
 assert SignatureRetriever().fit(X[::2], y[::2]).score(X[1::2], y[1::2]) > 0.9
@@ -79,7 +79,7 @@ USES = {
         need_report_extra()
         """,
     "empirics": """
-        import empirics.pipeline, empirics.certify, torch
+        import empirics.runs.pipeline, empirics.routing.certify, torch
         from theory.errors import InputError
         """,
     "dask": """
@@ -87,15 +87,15 @@ USES = {
         from empirics.sweep.engines import Cluster
         """,
     "images": """
-        import empirics.images
+        import empirics.data.images
         from PIL import Image
         """,
     "hub": """
-        import empirics.hub, datasets
+        import empirics.data.hub, datasets
         """,
     "serve": """
         import fastapi, uvicorn
-        import empirics.serving
+        import empirics.routing.serving
         """,
     "notebooks": """
         import jupyterlab, ipywidgets

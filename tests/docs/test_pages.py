@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 import empirics
 import theory
-from empirics.ablation import read_variants
-from empirics.certify import certify
 from empirics.cli import app
+from empirics.comparisons.ablation import read_variants
 from empirics.config import CertifyConfig, RunConfig, load_certify_config, load_config
-from empirics.pipeline import run
+from empirics.routing.certify import certify
+from empirics.runs.pipeline import run
 from empirics.sweep.grid import read_grid
 
 ROOT = Path(__file__).parents[2]
