@@ -24,7 +24,7 @@ from theory.robust import Student
 from theory.slack import slack
 
 if TYPE_CHECKING:
-    from empirics.certified_cascade import AdaptedRule
+    from empirics.routing.certified_cascade import AdaptedRule
     from theory.planner import Plan
     from theory.pruning import Kind
 
@@ -54,7 +54,7 @@ def verify(
 ) -> None:
     """Run the pipeline and set measured retrieval error against every bound."""
     from empirics.config import load_config
-    from empirics.pipeline import run
+    from empirics.runs.pipeline import run
 
     settings = load_config(config, preset, set_ or [])
     folder = out or Path("runs") / f"{preset}-seed{settings.seed}"
@@ -80,11 +80,11 @@ def report(
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Recompute the report of a run from its files alone, and print it; of a run that did not finish, tell how far it came."""
-    from empirics.claim import locked
-    from empirics.evaluation import evaluate
+    from empirics.files.claim import locked
+    from empirics.files.record import PhaseClock
     from empirics.page.html import need_report_extra
-    from empirics.record import PhaseClock
-    from empirics.run_folder import check_files, finished, is_older, progress, read_about, read_run
+    from empirics.runs.evaluation import evaluate
+    from empirics.runs.run_folder import check_files, finished, is_older, progress, read_about, read_run
 
     if html:
         need_report_extra()
@@ -166,10 +166,10 @@ def compare_runs(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Set runs side by side: settings, measured errors with their differences, bounds that stand, seconds and bytes."""
+    from empirics.comparisons.run_comparison import compare_runs as compared
     from empirics.page.html import need_report_extra
     from empirics.page.side_by_side import side_by_side
     from empirics.page.terminal import print_page
-    from empirics.run_comparison import compare_runs as compared
 
     if html is not None:
         need_report_extra()
@@ -198,9 +198,9 @@ def ablate(
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Set variants of a run against it: composition, signatures, dimension. A folder that holds some of them is continued."""
-    from empirics.ablation import ablate as ablated
-    from empirics.ablation import chosen_variants, read_variants
-    from empirics.ablation_table import print_ablation
+    from empirics.comparisons.ablation import ablate as ablated
+    from empirics.comparisons.ablation import chosen_variants, read_variants
+    from empirics.comparisons.ablation_table import print_ablation
     from empirics.config import load_config
 
     base = load_config(config, preset, set_ or [])
@@ -214,7 +214,7 @@ def ablate(
 
 
 def _show(found: object) -> None:
-    from empirics.report import print_report
+    from empirics.reports.report import print_report
 
     print_report(found, Console(width=None if sys.stdout.isatty() else 150))
 
@@ -235,9 +235,9 @@ def compare(
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Compare PROTEUS with its rivals and controls on the same documents, over seeds and task orders."""
-    from empirics.comparison import compare as compared
+    from empirics.comparisons.comparison import compare as compared
+    from empirics.comparisons.standings import print_comparison
     from empirics.config import load_config
-    from empirics.standings import print_comparison
 
     if stream is not None and config is not None:
         raise InputError("--stream", "cannot be given beside --config, which names the stream; leave one of them out")
@@ -285,8 +285,8 @@ def bound(
     """Print the ladder of bounds for signatures from a file, without any pipeline."""
     known = read_signatures(signatures)
     if screen is not None:
-        from empirics.screening import print_screened, screened_json
-        from empirics.screening import screen as screened
+        from empirics.reports.screening import print_screened, screened_json
+        from empirics.reports.screening import screen as screened
 
         if queries is not None:
             raise InputError("--screen", "speaks of well-specified queries; leave out --queries")
@@ -321,7 +321,7 @@ def bound(
             )
         )
         return
-    from empirics.report import print_ladder, print_slack
+    from empirics.reports.report import print_ladder, print_slack
 
     console = Console(width=None if sys.stdout.isatty() else 150)
     print_ladder(found, console)
@@ -347,11 +347,11 @@ def certify(
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Certify how often inputs are sent to the wrong one of several adapters trained elsewhere."""
-    from empirics.certificate import print_certificate
-    from empirics.certify import certify as certified
-    from empirics.certify import named_folders
     from empirics.config import load_certify_config
-    from empirics.samples import read_samples
+    from empirics.data.samples import read_samples
+    from empirics.routing.certificate import print_certificate
+    from empirics.routing.certify import certify as certified
+    from empirics.routing.certify import named_folders
 
     options = {"rule": rule, "seed": seed, "confidence": confidence, "backbone": {"path": backbone}, "signature": {"dimension": dimension}}
     settings = load_certify_config(options, set_ or [])
@@ -374,7 +374,7 @@ def cascade(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Certify what is lost if a cheap screen leaves only some adapters to be run, and tell how many that are."""
-    from empirics.certified_cascade import fit_pruning
+    from empirics.routing.certified_cascade import fit_pruning
 
     _, judged = fit_pruning(certified, cast("AdaptedRule", rule), cast("Kind", kind), alpha, confidence)
     print(json.dumps(judged.to_dict(), allow_nan=False) if json_ else judged)
@@ -396,7 +396,7 @@ def data_check(
 ) -> None:
     """Tell what a run would see of its data: tasks in order, classes, documents of each part, sizes, warnings."""
     from empirics.config import load_config
-    from empirics.data_check import check_data, print_summary
+    from empirics.data.check import check_data, print_summary
 
     # JSON's strings are YAML's: a path may hold any character.
     own = [f"stream.path={json.dumps(str(file))}"] if file is not None else []

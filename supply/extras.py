@@ -47,7 +47,7 @@ def command(*words, extra=None, refused=None):
     return done.stdout
 """
 _RETRIEVER = """
-from empirics.retriever import SignatureRetriever
+from empirics.retrieval.retriever import SignatureRetriever
 rng = np.random.default_rng(0)
 X, y = rng.normal(size=(300, 8)) + 3 * np.repeat(np.eye(3, 8), 100, axis=0), np.repeat(["a", "b", "c"], 100)
 assert SignatureRetriever().fit(X[::2], y[::2]).score(X[1::2], y[1::2]) > 0.9
@@ -90,7 +90,7 @@ USES = {
     "empirics": """
         import pandas as pd
         import torch
-        from empirics.adapters import low_rank
+        from empirics.adapters.adapter import low_rank
         torch.manual_seed(0)
         base, a, b, x = torch.nn.Linear(6, 5), torch.randn(2, 6), torch.randn(5, 2), torch.randn(3, 6)
         assert torch.allclose(low_rank(base, a, b, x), base(x) + x @ a.T @ b.T, atol=1e-5)
@@ -106,8 +106,8 @@ USES = {
     "images": """
         import torch
         from PIL import Image as Pillow
-        from empirics.convnet import load_lite0
-        from empirics.images import Image, decode
+        from empirics.encoders.convnet import load_lite0
+        from empirics.data.images import Image, decode
         Pillow.new("RGB", (40, 30), (255, 0, 0)).save("red.png")
         pixels = decode(Image(Path("red.png")))
         assert pixels.shape == (30, 40, 3) and (pixels == [255, 0, 0]).all()
@@ -121,7 +121,7 @@ USES = {
         import datasets, io
         from PIL import Image
         from empirics.config import StreamConfig
-        from empirics.hub import read_hub
+        from empirics.data.hub import read_hub
         def picture(i):
             Image.new("RGB", (4, 4), (i, 2 * i, 3 * i)).save(file := io.BytesIO(), "PNG")
             return {"bytes": file.getvalue(), "path": None}
@@ -140,7 +140,7 @@ USES = {
             runpy.run_path(EXAMPLE, run_name="__main__")
         except SystemExit as end:
             assert end.code == 0
-        import uvicorn, empirics.serving
+        import uvicorn, empirics.routing.serving
         uvicorn.Config(runpy.run_path(EXAMPLE)["FastAPI"]()).load()
         """,
     "notebooks": """

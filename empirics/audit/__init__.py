@@ -18,7 +18,7 @@ from empirics.audit.result import Audit, Check, Finding
 from theory.errors import InputError
 
 if TYPE_CHECKING:
-    from empirics.streams import Stream
+    from empirics.data.streams import Stream
 
 __all__ = ["Audit", "Check", "Finding", "audit"]
 
@@ -41,9 +41,9 @@ def audit(folder: Path, *, with_data: bool = False, thorough: bool = False, adva
     InputError
         If the folder holds no finished run of this version's schema.
     """
-    from empirics.record import MARKER
-    from empirics.report import SCHEMA
-    from empirics.run_folder import finished, read_about
+    from empirics.files.record import MARKER
+    from empirics.reports.report import SCHEMA
+    from empirics.runs.run_folder import finished, read_about
 
     start = time.perf_counter()
     about = read_about(folder)

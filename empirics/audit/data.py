@@ -19,7 +19,7 @@ from empirics.config import RunConfig
 from empirics.seeding import generator
 
 if TYPE_CHECKING:
-    from empirics.streams import Stream
+    from empirics.data.streams import Stream
 
 # Documents of each table that are embedded anew: drawn at random, and those that were nearest to being sent elsewhere.
 _DRAWN, _NEAREST = 24, 8
@@ -31,8 +31,8 @@ _TOLERANCE, _COARSE = 5e-4, 5e-2
 
 def check_stream(files: RunFiles) -> tuple[Check, Stream]:
     """Deal the stream anew and hold the tables of documents against it; returns the stream, too."""
-    from empirics.origin import data_digest
-    from empirics.streams import load_stream
+    from empirics.data.streams import load_stream
+    from empirics.runs.origin import data_digest
 
     tally = Tally(
         "stream", "documents, parts, tasks and labels against the data, dealt anew from the run's seed; no text in two parts", "reproduced"
@@ -60,8 +60,8 @@ def check_stream(files: RunFiles) -> tuple[Check, Stream]:
 
 def check_embeddings(files: RunFiles, stream: Stream, thorough: bool) -> Check:
     """Embed documents anew under the saved adapters, alone or with others than the run did; then project and score them."""
-    from empirics.adapters import active, load_adapter
-    from empirics.backbone import embed, encode_prefix, load_backbone
+    from empirics.adapters.adapter import active, load_adapter
+    from empirics.encoders.backbone import embed, encode_prefix, load_backbone
 
     config = RunConfig.model_validate(files.config)
     coarse = files.about["environment"].get("accelerator") is not None or config.backbone.precision == "bfloat16"
@@ -207,7 +207,7 @@ def _heads(
     rows: dict[str, np.ndarray],
 ) -> None:
     """Classes that the retrieved tasks' heads give; near a boundary, embeddings in other batches may fall to the other side."""
-    from empirics.heads import fit_head
+    from empirics.retrieval.heads import fit_head
 
     differ = total = 0
     for k, name in enumerate(files.names):

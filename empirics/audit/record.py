@@ -8,7 +8,7 @@ import numpy as np
 
 from empirics.audit.opened import ARMS, RunFiles
 from empirics.audit.result import Check, Tally
-from empirics.report import Report, markdown
+from empirics.reports.report import Report, markdown
 
 # Settings that leave no trace in the files beyond run.json, report.json and the digests.
 _UNSEEN = (
@@ -107,7 +107,7 @@ def check_files(files: RunFiles) -> Check:
     """The folder against its manifest."""
     tally = Tally("files", "every file against the size and SHA-256 in the manifest, and no file besides", "compared")
     try:
-        from empirics.manifest import MANIFEST, check_manifest, read_manifest
+        from empirics.files.manifest import MANIFEST, check_manifest, read_manifest
     except ImportError:
         tally.skip("the manifest")
         return tally.check()

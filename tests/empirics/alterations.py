@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from empirics.adapters import adapter_digest, load_adapter
-from empirics.pipeline import evaluate
-from empirics.record import PhaseClock, read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet, write_tensors
-from empirics.report import Report, markdown
+from empirics.adapters.adapter import adapter_digest, load_adapter
+from empirics.files.record import PhaseClock, read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet, write_tensors
+from empirics.reports.report import Report, markdown
+from empirics.runs.pipeline import evaluate
 
 
 @dataclass(frozen=True)

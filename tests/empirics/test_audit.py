@@ -26,7 +26,7 @@ from empirics.audit.rungs import kl_ball
 from empirics.audit.tails import Laws, log_chernoff, log_moments
 from empirics.audit.tails import log_probability as log_tail
 from empirics.cli import app
-from empirics.manifest import write_manifest
+from empirics.files.manifest import write_manifest
 from theory import QuadraticLaw
 from theory.errors import InputError
 

@@ -14,13 +14,13 @@ from safetensors.numpy import load_file, save_file
 from synthetic_run import write_run
 
 from empirics import cli
-from empirics.claim import claim_folder
+from empirics.files.claim import claim_folder
+from empirics.files.record import MARKER, read_json, write_json
 from empirics.page.html import html
 from empirics.page.model import plain
 from empirics.page.partial import partial_page
-from empirics.record import MARKER, read_json, write_json
-from empirics.report import SCHEMA, Report
-from empirics.run_folder import MIGRATIONS, progress, read_run
+from empirics.reports.report import SCHEMA, Report
+from empirics.runs.run_folder import MIGRATIONS, progress, read_run
 from theory.errors import InputError
 
 
