@@ -30,8 +30,22 @@ if TYPE_CHECKING:
 
 _Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Go on with what was cut short; refuse a folder that holds no such thing of these settings."),
+    typer.Option("--resume", help="Go on with what was cut short; refused if the folder holds no unfinished work of the same settings."),
 ]
+
+_Preset = Annotated[
+    str,
+    typer.Option(
+        help="Shipped settings to start from: default, news-4t, small (a minute or two), compare; digits, mnist (images); "
+        "of data from the hub, cifar100-10t, cifar100-20t, imagenet-r-10t, imagenet-a-10t, vtab-5t."
+    ),
+]
+_Config = Annotated[Path | None, typer.Option(help="YAML or TOML file of settings, over those of the preset.")]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one setting over all others, as group.key=value: training.epochs=2. May be repeated."),
+]
+_Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
 app = typer.Typer(
     name="proteus-bounds",
@@ -44,13 +58,15 @@ app = typer.Typer(
 
 @app.command()
 def verify(
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME-seedN by default.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML or TOML file of settings.")] = None,
-    preset: Annotated[str, typer.Option(help="Shipped settings to start from: default, news-4t or small.")] = "default",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override one setting: group.key=value. May be repeated.")] = None,
-    fresh: Annotated[bool, typer.Option(help="If --out is not given, number the folder rather than refuse one that exists.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder that the run is written to; runs/PRESET-seedN by default.")] = None,
+    config: _Config = None,
+    preset: _Preset = "default",
+    set_: _Set = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Without --out: where the folder exists, take the next free number after its name.")
+    ] = False,
     resume: _Resume = False,
-    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+    quiet: _Quiet = False,
 ) -> None:
     """Run the pipeline and set measured retrieval error against every bound."""
     from empirics.config import load_config
@@ -76,8 +92,8 @@ def verify(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    html: Annotated[bool, typer.Option("--html", help="Write the page report.html into the folder, too.")] = False,
-    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+    html: Annotated[bool, typer.Option("--html", help="Also write the page report.html into the folder.")] = False,
+    quiet: _Quiet = False,
 ) -> None:
     """Recompute the report of a run from its files alone, and print it; of a run that did not finish, tell how far it came."""
     from empirics.files.claim import locked
@@ -121,9 +137,17 @@ def report(
 @app.command()
 def audit(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    data: Annotated[bool, typer.Option("--data", help="Deal the stream anew, and embed some documents anew in other batches.")] = False,
-    thorough: Annotated[bool, typer.Option("--thorough", help="The same of all documents, and fit signatures and heads anew.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    data: Annotated[
+        bool,
+        typer.Option(
+            "--data", help="Also deal the documents of the stream anew, and embed some of them anew; needs the corpora and the encoder."
+        ),
+    ] = False,
+    thorough: Annotated[
+        bool,
+        typer.Option("--thorough", help="As --data with all documents; also fit signatures and heads anew."),
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Recompute every number of a run's report from its raw files, by other code than the run's; status 1 if anything is amiss."""
     from empirics.audit import audit as audited
@@ -162,8 +186,8 @@ def _page(folder: Path) -> Path | str:
 @app.command("compare-runs")
 def compare_runs(
     runs: Annotated[list[Path], typer.Argument(help="Folders of two or more runs; the others are set against the first.")],
-    html: Annotated[Path | None, typer.Option(help="Write a page to this file, too.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write a page to this file, such as runs.html.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Set runs side by side: settings, measured errors with their differences, bounds that stand, seconds and bytes."""
     from empirics.comparisons.run_comparison import compare_runs as compared
@@ -187,15 +211,17 @@ def compare_runs(
 
 @app.command()
 def ablate(
-    out: Annotated[Path | None, typer.Option(help="Folder of the ablation; runs/ablation-NAME-seedN by default.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML or TOML file of settings of the base.")] = None,
-    preset: Annotated[str, typer.Option(help="Shipped settings of the base to start from.")] = "default",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override one setting of the base: group.key=value.")] = None,
-    variants: Annotated[Path | None, typer.Option(help="YAML or TOML file {group: {name: {settings}}}; shipped by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder that the ablation is written to; runs/ablation-PRESET-seedN by default.")] = None,
+    config: _Config = None,
+    preset: _Preset = "default",
+    set_: _Set = None,
+    variants: Annotated[
+        Path | None, typer.Option(help="YAML or TOML file of variants, {group: {name: {settings}}}; a shipped one by default.")
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run and show this group of variants only. May be repeated.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print ablation.json.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print ablation.json instead of a table.")] = False,
     resume: _Resume = False,
-    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+    quiet: _Quiet = False,
 ) -> None:
     """Set variants of a run against it: composition, signatures, dimension. A folder that holds some of them is continued."""
     from empirics.comparisons.ablation import ablate as ablated
@@ -221,18 +247,22 @@ def _show(found: object) -> None:
 
 @app.command()
 def compare(
-    stream: Annotated[str | None, typer.Option(help="Shipped stream, such as text-5t or news-4t; the settings' own by default.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML or TOML file of settings, instead of --stream.")] = None,
-    preset: Annotated[str, typer.Option(help="Shipped settings to start from.")] = "compare",
-    seeds: Annotated[int | None, typer.Option(help="Seeds: each deals the documents and draws everything anew.")] = None,
-    orders: Annotated[int | None, typer.Option(help="Task orders for each seed: the stream's own, then random ones.")] = None,
+    stream: Annotated[
+        str | None, typer.Option(help="Shipped stream of tasks, such as text-5t or news-4t; by default that of the settings.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML or TOML file of settings, over those of the preset; not with --stream.")] = None,
+    preset: _Preset = "compare",
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds; each deals the documents and draws everything anew.")] = None,
+    orders: Annotated[int | None, typer.Option(help="Number of task orders for each seed: the stream's own, then random ones.")] = None,
     methods: Annotated[str | None, typer.Option(help="Names of methods, with commas between them; all by default.")] = None,
-    reference: Annotated[str | None, typer.Option(help="Method that the others are tested against.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override one setting: group.key=value. May be repeated.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder, continued if it holds the same comparison; runs/compare-STREAM-seedS.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print comparison.json.")] = False,
+    reference: Annotated[str | None, typer.Option(help="Method that the others are tested against, of those compared.")] = None,
+    set_: _Set = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder, continued if it holds the same comparison; runs/compare-STREAM-seedN by default.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print comparison.json instead of a table.")] = False,
     resume: _Resume = False,
-    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+    quiet: _Quiet = False,
 ) -> None:
     """Compare PROTEUS with its rivals and controls on the same documents, over seeds and task orders."""
     from empirics.comparisons.comparison import compare as compared
@@ -263,24 +293,38 @@ def compare(
 
 @app.command()
 def bound(
-    signatures: Annotated[Path, typer.Argument(help="A .safetensors or .npz file with means, covariances, task.")],
-    queries: Annotated[Path | None, typer.Option(help="A file with measured moments of queries (the query law).")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    confidence: Annotated[float, typer.Option(help="Of the simulated rung.")] = 0.95,
-    simulations: Annotated[int, typer.Option(help="Draws for the simulated rung.")] = 100_000,
-    seed: Annotated[int, typer.Option(help="Of the simulated rung.")] = 0,
-    rule: Annotated[str, typer.Option(help="max (the published rule), mixture or angular.")] = "max",
-    batch: Annotated[int, typer.Option(help="Queries of one task whose scores L4 adds.")] = 1,
-    intersections: Annotated[int, typer.Option(help="Exact overlaps for L5b per query component.")] = 4,
-    student: Annotated[float | None, typer.Option(help="Degrees of freedom of a common random scale, for L11.")] = None,
-    kl: Annotated[float | None, typer.Option(help="Divergence in nats of the true law from the assumed one, for L12.")] = None,
-    why: Annotated[bool, typer.Option(help="Print where the slack of every rung goes, overall.")] = False,
+    signatures: Annotated[
+        Path, typer.Argument(help="A .safetensors or .npz file with arrays means (K, d), covariances (K, d, d) and task (K).")
+    ],
+    queries: Annotated[
+        Path | None,
+        typer.Option(help="A file with means, covariances and task measured on queries; by default queries follow the signatures."),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    confidence: Annotated[float, typer.Option(help="With which the simulated rung, L6, holds.")] = 0.95,
+    simulations: Annotated[int, typer.Option(help="Number of draws for the simulated rung, L6.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="Of the draws for the simulated rung, L6.")] = 0,
+    rule: Annotated[
+        str, typer.Option(help="Score of a task: max (best component, as published), mixture (all of them) or angular.")
+    ] = "max",
+    batch: Annotated[int, typer.Option(help="Number of queries, known to be of one task, whose scores are added; for L4.")] = 1,
+    intersections: Annotated[
+        int,
+        typer.Option(help="How many overlaps of two errors L5b computes exactly for each query component; more are sharper and slower."),
+    ] = 4,
+    student: Annotated[
+        float | None, typer.Option(help="Add L11, for heavier tails: degrees of freedom of the common scale of a Student law.")
+    ] = None,
+    kl: Annotated[
+        float | None, typer.Option(help="Add L12, for a query law that is wrong by at most this Kullback-Leibler divergence, in nats.")
+    ] = None,
+    why: Annotated[bool, typer.Option("--why", help="Also print what each rung gives away, and in which step of its proof.")] = False,
     screen: Annotated[
         float | None,
-        typer.Option(help="For thousands of low-rank components: L5 alone, of which pairs that are not exact may make up such a share."),
+        typer.Option(help="For thousands of low-rank components: L5 alone, of which pairs that are not exact may make up this share."),
     ] = None,
-    refine: Annotated[int, typer.Option(help="Most pairs that --screen takes beyond the closed form.")] = 1000,
-    memory: Annotated[int, typer.Option(help="MiB that --screen may work in.")] = 1024,
+    refine: Annotated[int, typer.Option(help="With --screen: at most so many pairs are computed exactly.")] = 1000,
+    memory: Annotated[int, typer.Option(help="With --screen: MiB of memory to work in.")] = 1024,
 ) -> None:
     """Print the ladder of bounds for signatures from a file, without any pipeline."""
     known = read_signatures(signatures)
@@ -334,17 +378,29 @@ def certify(
     adapters: Annotated[list[str], typer.Argument(help="PEFT LoRA folders, or TASK=FOLDER; the task bears the folder's name by default.")],
     samples: Annotated[Path, typer.Option(help="CSV, TSV, JSONL or Parquet file with columns task, text or image, and optionally label.")],
     backbone: Annotated[Path | None, typer.Option(help="Folder of the encoder; the packaged all-MiniLM-L6-v2 by default.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for certificate.json, samples.parquet and signatures/.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for certificate.json, samples.parquet and signatures/; by default nothing is written.")
+    ] = None,
     rule: Annotated[
-        str, typer.Option(help="ratio, paper or frozen, fixed before the samples are seen; or all, which share the confidence.")
+        str,
+        typer.Option(
+            help="How tasks are scored: ratio, paper or frozen, chosen before the samples are seen; or all, which share the confidence."
+        ),
     ] = "ratio",
-    dimension: Annotated[int | None, typer.Option(help="Principal components; chosen by the number of samples by default.")] = None,
+    dimension: Annotated[
+        int | None, typer.Option(help="Number of principal components kept; by default chosen from the number of samples.")
+    ] = None,
     confidence: Annotated[float, typer.Option(help="Of all certificates together, and of each interval.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Of the split of the samples and of every other draw.")] = 0,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting, such as signature.clusters=dp-mixture.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print certificate.json.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Change one setting over all others, as group.key=value: signature.clusters=dp-mixture. May be repeated."
+        ),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print certificate.json instead of a table.")] = False,
     resume: _Resume = False,
-    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+    quiet: _Quiet = False,
 ) -> None:
     """Certify how often inputs are sent to the wrong one of several adapters trained elsewhere."""
     from empirics.config import load_certify_config
@@ -367,11 +423,11 @@ def certify(
 @app.command()
 def cascade(
     certified: Annotated[Path, typer.Argument(help="Folder that certify --rule all --out wrote.")],
-    rule: Annotated[str, typer.Option(help="Of the full search over all adapters: ratio or paper.")] = "ratio",
+    rule: Annotated[str, typer.Option(help="Rule of the full search over all adapters: ratio or paper.")] = "ratio",
     kind: Annotated[str, typer.Option(help="How candidates are chosen: threshold, best, adaptive or absolute.")] = "threshold",
     alpha: Annotated[float, typer.Option(help="Share of inputs that may be lost against the full search.")] = 0.05,
     confidence: Annotated[float, typer.Option(help="Of the certificate.")] = 0.95,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Certify what is lost if a cheap screen leaves only some adapters to be run, and tell how many that are."""
     from empirics.routing.certified_cascade import fit_pruning
@@ -387,12 +443,12 @@ app.add_typer(data_app)
 @data_app.command("check")
 def data_check(
     file: Annotated[
-        Path | None, typer.Argument(help="Own data: a table or a folder of images; the stream of the settings if left out.")
+        Path | None, typer.Argument(help="Own data, a table or a folder of images; without it, the stream of the settings.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML or TOML file of settings.")] = None,
-    preset: Annotated[str, typer.Option(help="Shipped settings to start from.")] = "default",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override one setting: group.key=value. May be repeated.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: _Config = None,
+    preset: _Preset = "default",
+    set_: _Set = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Tell what a run would see of its data: tasks in order, classes, documents of each part, sizes, warnings."""
     from empirics.config import load_config
@@ -415,11 +471,13 @@ app.add_typer(plan_app)
 
 _Tasks = Annotated[int, typer.Option(help="Number of tasks.")]
 _Components = Annotated[int, typer.Option(help="Gaussian components of each task.")]
-_Dimension = Annotated[int, typer.Option(help="Embedding dimension.")]
-_Delta = Annotated[float, typer.Option("--separation", help="delta of every wrong component: its squared Mahalanobis distance over d.")]
-_Error = Annotated[float, typer.Option("--error", help="Target error, inside (0, 1).")]
-_OneRung = Annotated[str | None, typer.Option(help="L1, L3 or L5; all of them by default.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Dimension = Annotated[int, typer.Option(help="Dimension of the embeddings.")]
+_Delta = Annotated[
+    float, typer.Option("--separation", help="Of every wrong component: its squared Mahalanobis distance over the dimension (delta).")
+]
+_Error = Annotated[float, typer.Option("--error", help="Target error, between 0 and 1.")]
+_OneRung = Annotated[str | None, typer.Option(help="Rung of the ladder to plan with: L1, L3 or L5; all three by default.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 @plan_app.command("separation")
