@@ -262,10 +262,10 @@ def test_a_finished_run_stands_if_its_page_cannot_be_made(folder, monkeypatch):
     from empirics.page import html as html_module
 
     monkeypatch.setattr(html_module.importlib.util, "find_spec", lambda name: None)
-    assert "proteus-bounds[report]" in str(cli._page(folder))
+    assert "proteus-bounds[report]" in str(cli.runs._page(folder))
     monkeypatch.undo()
     monkeypatch.setattr("empirics.page.write.run_drawings", lambda *_: np.zeros(1)[2])
-    assert str(cli._page(folder)).startswith("No page was written")
+    assert str(cli.runs._page(folder)).startswith("No page was written")
     assert json.loads((folder / "report.json").read_text())["schema_version"] == SCHEMA
 
 

@@ -70,7 +70,7 @@ def fuzz(target: Target, count: int, number: int, out: Path) -> None:
             f"-atheris_runs={count}",
             f"-seed={number + 1}",
             f"-max_len={_LONGEST + 1}",
-            "-timeout=0",
+            "-timeout=3600",
             "-rss_limit_mb=0",
             "-verbosity=0",
         ]

@@ -257,7 +257,7 @@ def main() -> None:
     import transformers.models.bert  # noqa: F401
 
     if asked.no_pages:
-        cli._page = lambda folder: "No page was asked for"
+        cli.runs._page = lambda folder: "No page was asked for"
     names = asked.commands.split(",")
     total = Counter[str]()
     with tempfile.TemporaryDirectory() as place:
