@@ -19,6 +19,7 @@ from empirics.seeding import generator
 
 # Below these, intervals are wider than most differences, and a covariance is mostly its shrinkage target.
 _FEW = {"train": 10, "query": 10, "test": 10}
+# Above this ratio of training documents, between tasks or between classes of one, a warning is given.
 _UNBALANCED = 5.0
 
 
@@ -166,9 +167,9 @@ def _warnings(stream: Stream, tasks: Sequence[TaskSummary], dimension: int) -> t
         if few:
             out.append(f"{len(few)} classes have fewer than {least} {part} documents: {some_of(few)}")
     totals = {t.name: t.total("train") for t in tasks}
-    most, least_ = max(totals, key=totals.__getitem__), min(totals, key=totals.__getitem__)
-    if totals[most] > _UNBALANCED * totals[least_]:
-        out.append(f"tasks are unbalanced: {most} has {totals[most]} training documents, {least_} has {totals[least_]}")
+    large, small = max(totals, key=totals.__getitem__), min(totals, key=totals.__getitem__)
+    if totals[large] > _UNBALANCED * totals[small]:
+        out.append(f"tasks are unbalanced: {large} has {totals[large]} training documents, {small} has {totals[small]}")
     for task in tasks:
         counts = {c.name: c.train for c in task.classes}
         if max(counts.values()) > _UNBALANCED * min(counts.values()):

@@ -1,4 +1,7 @@
-"""What a run writes, and how: whole files or none, the same bytes for the same content, and no pickle."""
+"""Files that are written whole or not at all, with the same bytes for the same content and no pickle; and what a run notes of itself.
+
+The latter is its environment (versions, source commit, machine), and the time and memory that its phases take.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ from empirics.processes import is_main
 from theory.errors import InputError
 from theory.files import check_regular, read_whole, sync_folder, write_whole
 
+# Distributions whose versions are noted.
 _PACKAGES = ("proteus-bounds", "numpy", "scipy", "torch", "transformers", "peft", "scikit-learn", "pandas", "pyarrow", "safetensors")
-
 
 # What comes and goes with the work on a folder: its settings until it is complete, what its stages left, and the lock.
 MARKER = "unfinished.json"
@@ -59,12 +62,24 @@ def make_folder(path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON with no NaN or infinity (which JSON does not have)."""
+    """Write JSON.
+
+    Raises
+    ------
+    ValueError
+        For a NaN or an infinity, which JSON does not have.
+    """
     write_bytes(path, (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON, or say what is wrong with the file."""
+    """Read JSON.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or holds no JSON.
+    """
     data = read_whole(path)
     try:
         return json.loads(data.decode("utf-8"), parse_constant=no_json)
@@ -88,7 +103,13 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
 
 
 def read_parquet(path: Path) -> pd.DataFrame:
-    """Read a data frame, or say what is wrong with the file."""
+    """Read a data frame.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or is no Parquet file that pandas understands.
+    """
     check_regular(path)
     try:
         return pd.read_parquet(path, engine="pyarrow")
@@ -110,7 +131,13 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata that `write_tensors` was given; empty if none was."""
+    """The metadata that `write_tensors` was given; empty if none was.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged.
+    """
     if not path.is_file():
         raise InputError(str(path), "is missing")
     try:
@@ -121,7 +148,13 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Read a safetensors file, or say what is wrong with it."""
+    """Read a safetensors file.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged.
+    """
     if not path.is_file():
         raise InputError(str(path), "is missing")
     try:
@@ -131,7 +164,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, source commit and machine."""
+    """Versions, source commit and machine, as `run.json` and its like hold them; what cannot be told is left out or None."""
     versions = {}
     for name in _PACKAGES:
         try:

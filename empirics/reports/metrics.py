@@ -99,6 +99,11 @@ def batch_errors(
     -------
     (m,) array
         NaN for a task without documents.
+
+    Raises
+    ------
+    InputError
+        If `size` is below one.
     """
     if size < 1:
         raise InputError("size", f"is {size}; a batch holds at least one document")
@@ -277,7 +282,7 @@ def resampled(values: Float[np.ndarray, " s"], test_over_train: float, confidenc
 
 
 def holm(p: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-    """Adjusted p-values that hold for all k tests together (Holm 1979), whatever their dependence."""
+    """Adjusted p-values, in the order of `p`, that hold for all k tests together (Holm 1979), whatever their dependence."""
     order = np.argsort(p, kind="stable")
     out = np.empty(len(p))
     out[order] = np.maximum.accumulate(np.minimum(1.0, (len(p) - np.arange(len(p))) * np.asarray(p)[order]))

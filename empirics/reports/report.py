@@ -26,111 +26,113 @@ class _Model(BaseModel):
 class Interval(_Model):
     """A measured rate with its two-sided Clopper-Pearson interval."""
 
-    error: float = Field(ge=0, le=1)
-    low: float = Field(ge=0, le=1)
-    high: float = Field(ge=0, le=1)
-    n: int = Field(ge=1)
-    errors: int = Field(ge=0)
-    confidence: float = Field(gt=0, lt=1)
+    error: float = Field(ge=0, le=1, description="errors over n")
+    low: float = Field(ge=0, le=1, description="lower limit of the interval")
+    high: float = Field(ge=0, le=1, description="upper limit of the interval")
+    n: int = Field(ge=1, description="documents, or batches of them, that were measured")
+    errors: int = Field(ge=0, description="how many of them were sent to a wrong task")
+    confidence: float = Field(gt=0, lt=1, description="of the interval")
 
 
 class RungRow(_Model):
     """One rung against one measured error; `guarantee` is what may be relied on."""
 
     log_value: float = Field(le=0, allow_inf_nan=False, description="natural logarithm of value")
-    value: float = Field(ge=0, le=1)
-    direction: Literal["upper", "lower"]
-    level: Literal["A0", "A1", "A2", "A3", "A4"]
-    vacuous: bool
+    value: float = Field(ge=0, le=1, description="the bound, rounded to the side on which it stays one")
+    direction: Literal["upper", "lower"] = Field(description="whether the true error is at most or at least the value")
+    level: Literal["A0", "A1", "A2", "A3", "A4"] = Field(description="assumption under which the bound is proved")
+    vacuous: bool = Field(description="whether the value says nothing, as an upper bound of one does")
     binding: tuple[int, int] | None = Field(description="wrong task and component that contribute most")
-    confidence: float | None
-    source: str
+    confidence: float | None = Field(description="probability over drawn data that the bound holds with; null where it is deterministic")
+    source: str = Field(description="the statement that proves it")
     given: str = Field("", description="what it assumes beyond its level")
-    note: str
-    log_lower: float | None = Field(None, le=0, description="proved lower side, where there is one")
-    estimate: float | None = None
+    note: str = Field(description="why it is vacuous, or what is not proved")
+    log_lower: float | None = Field(None, le=0, description="natural logarithm of a proved lower side, where there is one")
+    estimate: float | None = Field(None, description="point estimate of what the bound limits, where there is one")
     log_estimate: float | None = Field(None, le=0, description="of the estimate, which may underflow")
     holds: bool = Field(description="the measured interval does not lie above the value")
-    broken_assumption: str | None
+    broken_assumption: str | None = Field(description="if it does not hold, what must have broken and by how much; else null")
     guarantee: bool = Field(description="not vacuous, holds, and under no rejected law")
 
 
 class LawRow(_Model):
     """Tests of the query law on the samples that measured the error; see `empirics.reports.verdicts.judge_law`."""
 
-    predicted: float | None
-    predicted_low: float
-    predicted_high: float
-    misfit_floor_nats: float
-    overdispersion_chi2: float | None
-    overdispersion_law: float | None
-    distance_p: float | None
-    verdict: Literal["rejected", "not rejected"]
-    reasons: list[str]
+    predicted: float | None = Field(description="error under the law, simulated")
+    predicted_low: float = Field(description="lower limit of the simulation")
+    predicted_high: float = Field(description="upper limit of the simulation")
+    misfit_floor_nats: float = Field(description="KL divergence that the true law is at least away from this one; 0 where none is shown")
+    overdispersion_chi2: float | None = Field(
+        description="standard deviation of the squared own distances over that of a chi-squared law; null where a cluster is too small"
+    )
+    overdispersion_law: float | None = Field(description="the same over that of the query law itself")
+    distance_p: float | None = Field(description="least Kolmogorov-Smirnov p-value of the squared own distances, Bonferroni over clusters")
+    verdict: Literal["rejected", "not rejected"] = Field(description="rejected if there is a reason")
+    reasons: list[str] = Field(description="which tests rejected the law")
 
 
 class Unit(_Model):
     """A true cluster, a task, or everything."""
 
-    name: str
-    measured: Interval
-    law: LawRow
-    rungs: dict[str, RungRow]
+    name: str = Field(description="TASK/CLASS for a cluster that is a class, the name of a task, or overall")
+    measured: Interval = Field(description="error of single test documents")
+    law: LawRow = Field(description="tests of the query law on these documents")
+    rungs: dict[str, RungRow] = Field(description="bounds by their names")
     batch: Interval | None = Field(None, description="error of batches of one task, by which L4 is judged where it bounds that")
 
 
 class Arm(_Model):
     """One way of retrieval under one query law."""
 
-    arm: Literal["paper", "ratio", "frozen", "both"]
-    dimension: int
-    law: str
-    overall: Unit
-    tasks: list[Unit]
-    clusters: list[Unit]
+    arm: Literal["paper", "ratio", "frozen", "both"] = Field(description="way of retrieval")
+    dimension: int = Field(description="principal components that signatures live in")
+    law: str = Field(description="query law: mixture or gaussian, fitted to query documents; well-specified: the signature itself")
+    overall: Unit = Field(description="all test documents together")
+    tasks: list[Unit] = Field(description="each task, in the order in which they are learned")
+    clusters: list[Unit] = Field(description="each true cluster of the query law")
 
 
 class Conformal(_Model):
-    """Split-conformal retrieval sets: asked for, and seen on test samples."""
+    """Split-conformal retrieval sets: asked for, and seen on the samples that measured the error."""
 
-    alpha: float
-    coverage: float
-    mean_size: float
+    alpha: float = Field(description="rate at which a set may miss the true task")
+    coverage: float = Field(description="share of measured documents whose set holds the true task")
+    mean_size: float = Field(description="tasks a set, on average")
 
 
 class Retrieval(_Model):
     """Measured retrieval of one arm at one dimension."""
 
-    arm: str
-    dimension: int
-    measured: Interval
-    task_error: dict[str, float]
-    macro_error: float
+    arm: str = Field(description="way of retrieval")
+    dimension: int = Field(description="principal components that signatures live in")
+    measured: Interval = Field(description="error of all test documents together")
+    task_error: dict[str, float] = Field(description="error of each task's test documents")
+    macro_error: float = Field(description="mean of the tasks' errors")
     accuracy: float = Field(description="task and class right")
     within_task_accuracy: float = Field(description="class right, given that the task is")
-    conformal: Conformal
+    conformal: Conformal = Field(description="sets of tasks calibrated on query documents")
     batch_error: dict[str, float] = Field(description="macro error if the scores of so many documents known to be of one task are added")
 
 
 class Headline(_Model):
     """Which arm and law `overall`, `tasks` and `clusters` speak of."""
 
-    arm: str
-    dimension: int
-    law: str
+    arm: str = Field(description="way of retrieval, from `bounds.arm`")
+    dimension: int = Field(description="principal components that signatures live in")
+    law: str = Field(description="query law")
 
 
 class Report(_Model):
     """`report.json`."""
 
-    schema_version: Literal[2]
-    headline: Headline
-    overall: Unit
-    tasks: list[Unit]
-    clusters: list[Unit]
-    arms: list[Arm]
-    retrieval: list[Retrieval]
-    run: dict[str, Any]
+    schema_version: Literal[2] = Field(description="of this file; other versions are refused")
+    headline: Headline = Field(description="which of the arms is told first")
+    overall: Unit = Field(description="of the headline: all test documents together")
+    tasks: list[Unit] = Field(description="of the headline: each task")
+    clusters: list[Unit] = Field(description="of the headline: each true cluster")
+    arms: list[Arm] = Field(description="every way of retrieval under every query law, the headline's among them")
+    retrieval: list[Retrieval] = Field(description="measured retrieval of every arm in every dimension")
+    run: dict[str, Any] = Field(description="what `run.json` holds")
 
 
 ARM_LABELS = {

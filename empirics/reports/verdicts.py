@@ -13,8 +13,6 @@ from scipy import stats
 from theory.bound import Assumption, Bound
 from theory.certificates import Measured, misfit_floor
 
-# Draws a cluster that stand for the law of its squared distance.
-_DISTANCE_DRAWS = 4000
 # Level of the tests of a query law, before Bonferroni over the clusters tested together.
 _TEST_LEVEL = 0.01
 

@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from empirics.reports.report import Conformal, Interval, LawRow, RungRow
-from empirics.reports.rounding import rounded_up
+from empirics.reports.report import Conformal, Interval, LawRow, RungRow, rung_text
 
 SCHEMA = 1
 RuleName: TypeAlias = Literal["ratio", "paper", "frozen"]
@@ -32,7 +31,7 @@ class _Model(BaseModel):
 class CertifiedUnit(_Model):
     """A task, or everything."""
 
-    name: str
+    name: str = Field(description="of the task, or overall")
     measured: Interval = Field(description="on samples that had no part in signatures, certificate or query law")
     certificate: RungRow = Field(description="L8: holds together with those of all other tasks, the pool and all rules reported")
     law: LawRow | None = Field(description="tests of the query law; null where none was fitted")
@@ -43,20 +42,20 @@ class CertifiedUnit(_Model):
 class CertifiedRule(_Model):
     """One way of retrieval."""
 
-    rule: RuleName
-    dimension: int
+    rule: RuleName = Field(description="what tasks are scored by")
+    dimension: int = Field(description="principal components that signatures live in")
     components: int = Field(description="Gaussians in the signatures")
-    signature_bytes: int
+    signature_bytes: int = Field(description="what the signatures take as stored")
     macro_error: float = Field(description="mean of the tasks' measured errors")
-    overall: CertifiedUnit
-    tasks: list[CertifiedUnit]
+    overall: CertifiedUnit = Field(description="all tasks together, in the proportion of the samples")
+    tasks: list[CertifiedUnit] = Field(description="each task, in the order of the adapters given")
 
 
 class CertifiedTask(_Model):
     """What a task was certified with."""
 
-    name: str
-    folder: str
+    name: str = Field(description="of the task")
+    folder: str = Field(description="of its adapter, as it was given")
     base: str | None = Field(description="the encoder that the folder says it was trained on")
     adapted: int = Field(description="linear maps with an update")
     parameters: int = Field(description="numbers in the update")
@@ -69,14 +68,14 @@ class CertifiedTask(_Model):
 class Certificate(_Model):
     """`certificate.json`."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[1] = Field(description="of this file")
     statement: str = Field(description="what is guaranteed, and under which assumptions")
-    confidence: float
-    rules: list[CertifiedRule] = Field(min_length=1)
-    tasks: list[CertifiedTask]
-    notes: list[str]
-    settings: dict[str, Any]
-    environment: dict[str, Any]
+    confidence: float = Field(description="of all certificates together")
+    rules: list[CertifiedRule] = Field(min_length=1, description="one, or all of them, which share the confidence")
+    tasks: list[CertifiedTask] = Field(description="in the order of the adapters given")
+    notes: list[str] = Field(description="what the reader should know of adapters and samples")
+    settings: dict[str, Any] = Field(description="those of `proteus-bounds certify`, whole")
+    environment: dict[str, Any] = Field(description="versions, source commit and machine")
 
 
 def statement(confidence: float, rules: list[RuleName]) -> str:
@@ -116,24 +115,17 @@ def _rule_table(item: CertifiedRule, confidence: float) -> Table:
     for unit in [*item.tasks, item.overall]:
         measured, sets = unit.measured, unit.conformal
         law = "none" if unit.law is None else unit.law.verdict
-        cells = [unit.name, str(measured.n), f"{measured.error:.3f}", f"{measured.low:.3f}-{measured.high:.3f}", _cell(unit.certificate)]
-        cells += [_cell(unit.rungs[name]) for name in shown]
+        cells = [unit.name, str(measured.n), f"{measured.error:.3f}", f"{measured.low:.3f}-{measured.high:.3f}"]
+        cells += map(rung_text, [unit.certificate, *(unit.rungs[name] for name in shown)])
         # Text, not markup: names of tasks may hold brackets.
         table.add_row(*map(Text, [*cells, f"{sets.coverage:.3f}", f"{sets.mean_size:.2f}", law]))
     return table
-
-
-def _cell(rung: RungRow) -> str:
-    if rung.vacuous:
-        return "vacuous"
-    mark = "! " if not rung.holds else ("" if rung.guarantee else "[x] ")
-    return f"{mark}{rounded_up(rung.value)}"
 
 
 def _law_line(item: CertifiedRule) -> str:
     overall = item.overall
     if overall.law is None:
         return "No query law was fitted, so that only L8 is given."
-    rest = [f"{name} {_cell(rung)}" for name, rung in overall.rungs.items() if not rung.vacuous]
+    rest = [f"{name} {rung_text(rung)}" for name, rung in overall.rungs.items() if not rung.vacuous]
     reasons = f" ({', '.join(overall.law.reasons)})" if overall.law.reasons else ""
     return f"Overall, under the query law, {overall.law.verdict}{reasons}: {', '.join(rest) or 'all vacuous'}."

@@ -90,6 +90,8 @@ def test_nested_models_are_told_once():
     assert "[Unit](#unit)" in report and "### Unit\n" in report
     certificate = fields("empirics.routing.certificate:Certificate", "empirics.reports.report:Report")
     assert "### CertifiedUnit\n" in certificate and "### RungRow\n" not in certificate
+    # No field without its meaning.
+    assert "|  |" not in report + certificate
 
 
 @pytest.mark.slow
