@@ -30,7 +30,7 @@ from empirics.adapters.adapter import Adapter, active
 from empirics.adapters.multi import embed_all
 from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, RunConfig, TrainingConfig
-from empirics.encoders import backbone as prefix
+from empirics.encoders import prefix
 from empirics.encoders.backbone import Backbone, embed, encode_prefix, suffix
 from empirics.runs.embedding import use_threads
 

@@ -31,7 +31,7 @@ from empirics.adapters.adapter import Adapter, active
 from empirics.adapters.multi import embed_all
 from empirics.adapters.pairs import embed_pairs, stack_adapters
 from empirics.config import RunConfig
-from empirics.encoders import backbone as prefix
+from empirics.encoders import prefix
 from empirics.encoders.backbone import Backbone, embed, encode_prefix
 from empirics.files.record import write_json
 from empirics.runs.embedding import use_threads
