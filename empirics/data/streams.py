@@ -12,26 +12,14 @@ from jaxtyping import Int
 
 from empirics.config import RunSignatureConfig, StreamConfig
 from empirics.data.corpora import corpus, digits, mnist
+from empirics.data.dealing import given_pools, part_sizes, too_small
 from empirics.data.documents import PARTS, Documents, Input, Modality, Parted, Task, document_frame, select_tasks, some_of, usable
 from empirics.data.hub import HUB_STREAMS, read_hub
 from empirics.data.tables import read_data
 from empirics.seeding import generator
 from theory.errors import InputError
 
-__all__ = [
-    "PARTS",
-    "Stream",
-    "Task",
-    "TrainingParts",
-    "build_stream",
-    "deal",
-    "deal_documents",
-    "load_documents",
-    "load_stream",
-    "part_sizes",
-    "same_mix",
-    "training_parts",
-]
+__all__ = ["PARTS", "Stream", "Task", "TrainingParts", "build_stream", "load_stream", "same_mix", "training_parts"]
 
 
 @dataclass(frozen=True)
@@ -261,11 +249,11 @@ def _split_classes(documents: Documents, number: int, rng: np.random.Generator) 
 
 def _without_small_classes(config: StreamConfig, documents: Documents) -> Documents:
     present = frozenset(documents.frame["split"]) if documents.given else None
-    pools = _pools(config, present)
+    pools = given_pools(config, present)
     keep, small = np.ones(len(documents.frame), dtype=bool), []
     for (task, name), rows in documents.frame.groupby(["task", "label"], sort=False).indices.items():
         given = documents.frame["split"].to_numpy()[rows] if documents.given else None
-        if _too_small(part_sizes(config, pools, rows.size, given)):
+        if too_small(part_sizes(config, pools, rows.size, given)):
             keep[rows] = False
             small.append(f"{task}/{name}" if len(documents.tasks) > 1 else name)
     if not small:
@@ -313,7 +301,7 @@ def _dealt(config: StreamConfig, tasks: Sequence[Task], frames: Sequence[pd.Data
     if len(set(names)) != len(names):
         raise InputError("stream", f"duplicate task name {next(n for n in names if names.count(n) > 1)!r}; name each task once")
     given = "split" in frames[0]
-    pools = _pools(config, frozenset().union(*(frame["split"] for frame in frames)) if given else None)
+    pools = given_pools(config, frozenset().union(*(frame["split"] for frame in frames)) if given else None)
     inputs: list[Input] = []
     task, label, part = [], [], []
     for k, (item, frame) in enumerate(zip(tasks, frames, strict=True)):
@@ -326,7 +314,7 @@ def _dealt(config: StreamConfig, tasks: Sequence[Task], frames: Sequence[pd.Data
             own = rows["input"].to_numpy()
             split = rows["split"].to_numpy() if given else None
             sizes = part_sizes(config, pools, len(own), split)
-            if _too_small(sizes):
+            if too_small(sizes):
                 raise InputError(f"task {item.name}, class {name}", _shortage(rows, sizes))
             for sources, targets in pools:
                 pool = np.flatnonzero(np.isin(split, sources)) if split is not None else np.arange(len(own))
@@ -351,66 +339,8 @@ def same_mix(stream: Stream) -> bool:
     return bool((np.abs(query - ratio * test) <= 2 * (1 + ratio)).all())
 
 
-Pools = tuple[tuple[tuple[str, ...], tuple[int, ...]], ...]
-
-
-def _pools(config: StreamConfig, present: frozenset[str] | None) -> Pools:
-    """Which given parts are pooled, and to which parts (indices into `PARTS`) each pool is dealt.
-
-    Parameters
-    ----------
-    config : StreamConfig
-    present : frozenset of str, or None
-        The parts that the source gives; None if it gives none.
-    """
-    if present is None or config.split == "random":
-        return ((PARTS, (0, 1, 2, 3)),)
-    for part in ("train", "test"):
-        if part not in present:
-            raise InputError("split", f"gives no document to {part}; add some, or set stream.split=random to deal all documents anew")
-    train = ("train",), (0, *(p for p in (1, 3) if PARTS[p] not in present))
-    if config.split == "held-out":
-        train = ("train",), (0, *(p for p in (3,) if PARTS[p] not in present))
-        rest = ((("query", "test"), (1, 2)), *((((part,), (3,))) for part in ("reservoir",) if part in present))
-        return train, *rest
-    return train, *(((PARTS[p],), (p,)) for p in (1, 2, 3) if PARTS[p] in present)
-
-
-def part_sizes(config: StreamConfig, pools: Pools, n: int, given: np.ndarray | None) -> Int[np.ndarray, " 4"]:
-    """How many of a class's n documents each part gets.
-
-    Parameters
-    ----------
-    config : StreamConfig
-    pools : tuple
-    n : int
-    given : (n,) array of str, or None
-        The part that the source gives each document to.
-    """
-    caps = np.array([config.train_per_class, config.query_per_class, config.test_per_class, config.reservoir_per_class])
-    sizes = np.zeros(len(PARTS), dtype=int)
-    for sources, targets in pools:
-        size = n if given is None else int(np.isin(given, sources).sum())
-        sizes[list(targets)] = deal(size, caps[list(targets)])
-    return sizes
-
-
-def _too_small(sizes: Int[np.ndarray, " 4"]) -> bool:
-    return bool(sizes[0] < 3 or sizes[1] < 3 or sizes[2] < 1)
-
-
 def _shortage(rows: pd.DataFrame, sizes: Int[np.ndarray, " 4"]) -> str:
     if "split" in rows and len(rows) and not sizes[0]:
         return f"is not among the training documents ({rows['place'].iloc[0]} has it); add some, or set stream.split=random"
     text = f"has {len(rows)} documents, which leaves {sizes[0]} to train, {sizes[1]} for the query law and {sizes[2]} to test; "
     return text + "estimators need at least 3, 3 and 1: drop the class or add documents"
-
-
-def deal(n: int, caps: Int[np.ndarray, " p"]) -> Int[np.ndarray, " p"]:
-    """How many of n documents each part gets: its cap, or its share of n (largest remainders) if n is too small."""
-    if n >= caps.sum():
-        return caps.copy()
-    share = n * caps / caps.sum()
-    sizes = np.floor(share).astype(int)
-    sizes[np.argsort(sizes - share, kind="stable")[: n - sizes.sum()]] += 1
-    return sizes

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from empirics.config import StreamConfig
 from empirics.data import corpora, streams
-from empirics.data.streams import PARTS, Task, build_stream, deal, load_stream
+from empirics.data.dealing import deal
+from empirics.data.streams import PARTS, Task, build_stream, load_stream
 from empirics.seeding import generator
 from theory.errors import InputError
 
