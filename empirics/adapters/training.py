@@ -1,4 +1,4 @@
-"""Training of one task's adapter from the cached prefix."""
+"""Training of one task's adapter from the states of the frozen prefix."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _basis(rows: Float[np.ndarray, "units k"]) -> Float[np.ndarray, "k units"]:
 
 def train_adapter(
     backbone: Backbone,
-    cache: PrefixSource,
+    source: PrefixSource,
     indices: Int[np.ndarray, " n"],
     labels: Int[np.ndarray, " n"],
     task: str,
@@ -144,7 +144,7 @@ def train_adapter(
 
     Parameters
     ----------
-    backbone, cache
+    backbone, source
     indices : (n,) int array
         Training documents of the task.
     labels : (n,) int array
@@ -168,15 +168,15 @@ def train_adapter(
         raise InputError(f"task {task}", "has one class only; a task needs at least two")
     if not np.array_equal(classes, np.arange(classes.size)) or len(labels) != len(indices):
         raise InputError("labels", f"of task {task} are not 0 to C - 1, one a document")
-    means = _class_means(cache, indices, labels)
+    means = _class_means(source, indices, labels)
     groups = _grouped(backbone, earlier if adapter_config.compose else (), adapter_config, rng)
-    adapter, log, _ = _train(backbone, cache, indices, labels, task, earlier, groups, means, adapter_config, config, rng, advance)
+    adapter, log, _ = _train(backbone, source, indices, labels, task, earlier, groups, means, adapter_config, config, rng, advance)
     return adapter, log
 
 
 def continue_adapter(
     backbone: Backbone,
-    cache: PrefixSource,
+    source: PrefixSource,
     indices: Int[np.ndarray, " n"],
     labels: Int[np.ndarray, " n"],
     task: str,
@@ -189,7 +189,7 @@ def continue_adapter(
 
     Parameters
     ----------
-    backbone, cache
+    backbone, source
     indices : (n,) int array
     labels : (n,) int array
         Classes numbered over the stream; those of this task follow those of `before`'s head.
@@ -215,20 +215,20 @@ def continue_adapter(
     if not np.array_equal(classes, known + np.arange(classes.size)):
         raise InputError("labels", f"of task {task} are not {known} to {known + classes.size - 1}, which follow the classes known so far")
     alone = adapter_config.alone()
-    groups, head = _grouped(backbone, (), alone, rng), _class_means(cache, indices, labels)
+    groups, head = _grouped(backbone, (), alone, rng), _class_means(source, indices, labels)
     if before is not None:
         head = np.concatenate([before[1], head])
         with torch.no_grad():
             for group in groups:
                 group.a.copy_(torch.from_numpy(np.stack([before[0].new[name].a for name in group.modules])))
                 group.b.copy_(torch.from_numpy(np.stack([before[0].new[name].b for name in group.modules])))
-    adapter, _, head = _train(backbone, cache, indices, labels, task, (), groups, head, alone, config, rng, None)
+    adapter, _, head = _train(backbone, source, indices, labels, task, (), groups, head, alone, config, rng, None)
     return adapter, head
 
 
-def _class_means(cache: PrefixSource, indices: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "c d"]:
+def _class_means(source: PrefixSource, indices: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "c d"]:
     """Mean frozen embedding of each class that there is, in order."""
-    return np.stack([cache.frozen[indices[labels == c]].mean(axis=0) for c in np.unique(labels)])
+    return np.stack([source.frozen[indices[labels == c]].mean(axis=0) for c in np.unique(labels)])
 
 
 def _grouped(backbone: Backbone, earlier: Sequence[Adapter], config: AdapterConfig, rng: np.random.Generator) -> list[_Projections]:
@@ -247,7 +247,7 @@ def _grouped(backbone: Backbone, earlier: Sequence[Adapter], config: AdapterConf
 
 def _train(
     backbone: Backbone,
-    cache: PrefixSource,
+    source: PrefixSource,
     indices: Int[np.ndarray, " n"],
     labels: Int[np.ndarray, " n"],
     task: str,
@@ -283,7 +283,7 @@ def _train(
             batches = np.array_split(rng.permutation(len(indices)), per_epoch)
             split = [_pieces(batch, config.accumulate) for batch in batches]
             mine = [piece for pieces in split for piece in pieces]
-            states = cache.padded((indices[piece] for piece in mine), device)
+            states = source.padded((indices[piece] for piece in mine), device)
             order = torch.from_numpy(np.concatenate([*mine, np.empty(0, dtype=np.int64)]))
             wanted = iter(target[moved(order, device)].split([piece.size for piece in mine]))
             totals, entropies = [], []

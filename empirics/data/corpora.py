@@ -43,7 +43,7 @@ def corpus(name: str) -> pd.DataFrame:
     """
     if name not in _FILES:
         raise InputError("corpus", f"{name!r} is unknown; choose from {', '.join(_FILES)}")
-    frames = [read_tab(_locate(file)) for file in _FILES[name]]
+    frames = [read_tab(package_file(_PACKAGE, file, _INSTALL)) for file in _FILES[name]]
     frame = pd.concat(frames, ignore_index=True)
     needed = ("Is retweet", "Author", "Content") if name == "election-tweets" else ("Category", "Text")
     for column in needed:
@@ -68,17 +68,10 @@ def tales() -> list[str]:
     """
     found = []
     for file in _TALES:
-        frame = read_tab(_locate(file))
+        frame = read_tab(package_file(_PACKAGE, file, _INSTALL))
         if "Content" not in frame:
             raise InputError(file, f"has no column 'Content'; {_INSTALL}")
         found += frame["Content"].tolist()
-    return found
-
-
-def _locate(file: str, package: str = _PACKAGE, install: str = _INSTALL) -> Path:
-    found = package_file(package, file, install)
-    if found is None:
-        raise InputError(file, f"is not in the installed {package}; {install}")
     return found
 
 
@@ -99,7 +92,7 @@ def mnist() -> tuple[list[np.ndarray], Int[np.ndarray, " n"]]:
     InputError
         If the package or its file is missing or malformed.
     """
-    path = _locate(_MNIST_FILE, _MNIST_PACKAGE, _MNIST_INSTALL)
+    path = package_file(_MNIST_PACKAGE, _MNIST_FILE, _MNIST_INSTALL)
     try:
         with gzip.open(path, "rt", encoding="ascii") as handle:
             table = np.loadtxt(handle, delimiter=",", dtype=np.int64, ndmin=2)

@@ -8,8 +8,8 @@ from pathlib import Path
 from theory.errors import InputError
 
 
-def package_file(package: str, name: str, install: str) -> Path | None:
-    """The first file of that name in an installed package; None if it holds none.
+def package_file(package: str, name: str, install: str) -> Path:
+    """The first file of that name in an installed package.
 
     Parameters
     ----------
@@ -23,10 +23,13 @@ def package_file(package: str, name: str, install: str) -> Path | None:
     Raises
     ------
     InputError
-        If the package is not installed.
+        If the package is not installed, or holds no such file.
     """
     try:
         files = importlib.metadata.distribution(package).files or []
     except importlib.metadata.PackageNotFoundError:
         raise InputError(package, f"is not installed; {install}") from None
-    return next((Path(str(entry.locate())) for entry in files if entry.name == name), None)
+    found = next((entry for entry in files if entry.name == name), None)
+    if found is None:
+        raise InputError(package, f"holds no {name}; {install}")
+    return Path(str(found.locate()))

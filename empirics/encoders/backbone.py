@@ -118,7 +118,4 @@ def _image_processor(folder: Path, model: nn.Module) -> Any:
 
 
 def _packaged() -> Path:
-    weights = package_file(_PACKAGE, "model.safetensors", _INSTALL)
-    if weights is None:
-        raise InputError(_PACKAGE, f"holds no weights; {_INSTALL}")
-    return weights.parent
+    return package_file(_PACKAGE, "model.safetensors", _INSTALL).parent

@@ -118,10 +118,7 @@ def load_lite0() -> tuple[Lite0, None, Any]:
     InputError
         If the package is missing or its file is another.
     """
-    found = package_file(_PACKAGE, _FILE, _INSTALL)
-    if found is None:
-        raise InputError(_PACKAGE, f"holds no {_FILE}; {_INSTALL}")
-    data = found.read_bytes()
+    data = package_file(_PACKAGE, _FILE, _INSTALL).read_bytes()
     if hashlib.sha256(data).hexdigest() != _SHA256:
         raise InputError(_PACKAGE, f"holds another {_FILE} than version 0.1.0; {_INSTALL}")
     model = Lite0()

@@ -117,12 +117,17 @@ class Backbone:
             pooled = self.model.pooler(last)
         elif self.pooling == "cls":
             pooled = last[:, 0]
-        elif mask is None:
-            pooled = last.mean(1)
         else:
-            weight = mask.to(last.dtype)[..., None]
-            pooled = (last * weight).sum(1) / weight.sum(1)
+            pooled = token_mean(last, mask)
         return nn.functional.normalize(pooled.float(), dim=-1) if self.config.normalize else pooled.float()
+
+
+def token_mean(x: Float[torch.Tensor, "n t c"], mask: Bool[torch.Tensor, "n t"] | None) -> Float[torch.Tensor, "n c"]:
+    """Mean over the tokens of each document: those that the mask is True on, or all if there is none."""
+    if mask is None:
+        return x.mean(1)
+    weight = mask.to(x.dtype)[..., None]
+    return (x * weight).sum(1) / weight.sum(1)
 
 
 def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneConfig) -> Backbone:

@@ -12,6 +12,7 @@ from empirics.adapters.training import continue_adapter, train_adapter
 from empirics.encoders.backbone import embed
 from empirics.methods.per_task import adapter_bytes, documents_bytes
 from empirics.methods.problem import Outcome, Problem, from_class_scores
+from empirics.retrieval.heads import head_bytes
 
 
 def sequential(problem: Problem) -> Outcome:
@@ -58,7 +59,7 @@ def joint(problem: Problem) -> Outcome:
     scores = head.decision_function(asked)
     answer = passed - embedded + time.perf_counter() - fitted
     seconds = {"train": trained - start, "fit": embedded - trained + fitted - passed, "test": answer}
-    stored = {"adapters": adapter_bytes(adapter), "heads": head.coef_.nbytes + head.intercept_.nbytes}
+    stored = {"adapters": adapter_bytes(adapter), "heads": head_bytes(head)}
     stored["training documents"] = documents_bytes([stream.inputs[j] for j in own])
     return from_class_scores(problem, lambda i: scores[:, : problem.starts[i + 1]], stored, seconds)
 

@@ -175,8 +175,19 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
 
         With rule "max" it is that of the best component, weighted. Without a background it has its unit of volume, and can be
         compared between tasks only; with one, values below zero say that the background explains the sample better.
+
+        Raises
+        ------
+        InputError
+            If there are fewer than two tasks.
         """
-        return self._relative(self._embed(X))
+        z = self._embed(X)
+        if self.signatures_ is None:
+            raise InputError("log_likelihood", "needs at least two tasks; fit another")
+        density, background = self._log_density(z), self._frame.background
+        if background is None:
+            return density
+        return density + (background.energies(z) + z.shape[1] * np.log(2 * np.pi)) / 2
 
     def predict_log_proba(self, X: Any) -> Float[np.ndarray, "n m"]:
         """Log-probability of each task: normalised likelihoods, that is, with all tasks equally frequent."""
@@ -420,15 +431,6 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
         rule = self._rule()
         # Rule "mixture" counts equal weights where none are stored, as a density must.
         return -(rule.task_scores(rule.scores(z[:, None])) + z.shape[1] * np.log(2 * np.pi)) / 2
-
-    def _relative(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n m"]:
-        if self.signatures_ is None:
-            raise InputError("log_likelihood", "needs at least two tasks; fit another")
-        density = self._log_density(z)
-        background = self._frame.background
-        if background is None:
-            return density
-        return density + (background.energies(z) + z.shape[1] * np.log(2 * np.pi)) / 2
 
     def _tasks_of(self, y: np.ndarray) -> np.ndarray:
         unknown, lacking = np.setdiff1d(y, self.classes_), np.setdiff1d(self.classes_, y)
