@@ -326,8 +326,11 @@ def _units(layer: Any) -> Units:
 
 
 def _encoder_name(backbone: Backbone) -> str:
-    # The packaged encoder lies in a folder of its package, which tells nobody what it is.
-    return str(backbone.config.path) if backbone.config.path else "all-MiniLM-L6-v2"
+    config = backbone.config
+    if config.path:
+        return str(config.path)
+    # The packaged encoder of texts lies in a folder of its package, which tells nobody what it is.
+    return "all-MiniLM-L6-v2" if config.packaged == "minilm" else config.packaged
 
 
 def _short_name(name: str) -> str:

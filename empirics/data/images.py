@@ -81,6 +81,7 @@ def check_inside(file: Path, folder: Path) -> None:
     Raises
     ------
     InputError
+        With "image" as argument; the caller knows in which row or folder it was named.
     """
     if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder)):
         raise InputError("image", f"lies outside {folder}, at {os.path.realpath(file)}; if that is meant, set stream.outside=true")

@@ -88,11 +88,12 @@ def read_json(path: Path) -> Any:
 
 
 def no_json(constant: str) -> None:
-    """Refuse the constants that Python's parser takes and JSON has not: NaN and infinities.
+    """Refuse a constant that Python's parser takes and JSON has not: NaN or an infinity.
 
     Raises
     ------
     ValueError
+        Always.
     """
     raise ValueError(f"{constant} is not JSON")
 

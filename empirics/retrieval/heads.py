@@ -37,6 +37,8 @@ class RandomProjectionRidge(ClassifierMixin, BaseEstimator):
     Attributes
     ----------
     classes_ : (C,) array
+    coef_ : (width, C) array
+        From random features to indicators of the classes.
     penalty_ : float
         Chosen on a fifth of the samples of the latest call, held back, by squared error; then all are used.
     """
@@ -46,7 +48,13 @@ class RandomProjectionRidge(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Float[np.ndarray, "n d"], y: np.ndarray) -> Self:
-        """Forget everything and fit."""
+        """Forget everything and fit.
+
+        Raises
+        ------
+        ValueError
+            As scikit-learn has it, for samples or classes that cannot be used.
+        """
         for name in ("_gram", "_sums", "_seen", "_projection", "classes_"):
             self.__dict__.pop(name, None)
         return self.partial_fit(X, y)
@@ -64,7 +72,7 @@ class RandomProjectionRidge(ClassifierMixin, BaseEstimator):
         Raises
         ------
         InputError
-            If it does not.
+            If it does not hold them.
         """
         first = not hasattr(self, "_gram")
         X, y = validate_data(self, X, y, reset=first, dtype=np.float64)
