@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from theory.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 # Environment variables that are set by whatever starts several processes.
@@ -65,7 +66,7 @@ def count() -> int:
     return 1 if _state is None else _state.num_processes
 
 
-def share(items: Sequence[Any]) -> Any:
+def share(items: Sequence[Any] | np.ndarray) -> Any:
     """Of an array or list what falls to this process: every n-th, so that all have much the same."""
     return items if _state is None else items[_state.process_index :: _state.num_processes]
 

@@ -111,11 +111,12 @@ def _stacked(backbone: Backbone, adapters: Sequence[Adapter], name: str) -> Stac
     folded = [x.folded[name] for x in adapters if name in x.folded]
     ranks = [len(x.folded[name].a) if name in x.folded else 0 for x in adapters]
     kind = torch.bfloat16 if backbone.low_precision else torch.float32
-    sides = []
-    for parts, size in (([u.a for u in folded], base.in_features), ([u.b for u in folded], base.out_features)):
-        whole = np.concatenate([*parts, np.zeros((1, size), np.float32)])
-        sides.append(torch.from_numpy(whole).to(backbone.device, kind))
-    return StackedUnits(*sides, np.concatenate([[0], np.cumsum(ranks)]))
+
+    def whole(parts: list[np.ndarray], size: int) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate([*parts, np.zeros((1, size), np.float32)])).to(backbone.device, kind)
+
+    a, b = whole([u.a for u in folded], base.in_features), whole([u.b for u in folded], base.out_features)
+    return StackedUnits(a, b, starts=np.concatenate([[0], np.cumsum(ranks)]))
 
 
 def _untouched(backbone: Backbone, names: Sequence[str]) -> list[str]:

@@ -105,7 +105,7 @@ class _Projections:
             shrunk = torch.sign(self.s) * torch.clamp(self.s.abs() - rate * l1, min=0)
             self.s.copy_(shrunk / (1 + 2 * rate * l2))
 
-    def results(self, *, projected: bool) -> Iterator[tuple[str, Units, Float[np.ndarray, " pool"], Units]]:
+    def results(self, *, projected: bool) -> Iterator[tuple[str, tuple[Units, Float[np.ndarray, " pool"], Units]]]:
         """Name, new units, scalars and folded units of each; `projected` once more in double precision, to float32 rounding."""
         new = {side: getattr(self, side).detach().cpu().numpy().copy() for side in "ab"}
         if projected:
@@ -115,7 +115,7 @@ class _Projections:
         scalars = self.s.detach().cpu().numpy().copy()
         for k, name in enumerate(self.modules):
             units = Units(new["a"][k], new["b"][k])
-            yield name, units, scalars[k], fold(self.pools[k], scalars[k], units, self.alpha)
+            yield name, (units, scalars[k], fold(self.pools[k], scalars[k], units, self.alpha))
 
 
 def _basis(rows: Float[np.ndarray, "units k"]) -> Float[np.ndarray, "k units"]:
@@ -327,10 +327,17 @@ def _train(
             losses += summed[1].tolist()
     processes.add_up([correct])
     elapsed = time.perf_counter() - start
-    results = {name: rest for p in projections for name, *rest in p.results(projected=projecting)}
-    new, composition, folded = ({name: results[name][k] for name in backbone.projections(adapter_config.targets)} for k in range(3))
-    adapter = Adapter(task, adapter_config.alpha, new, composition, folded)
-    used = np.concatenate(list(composition.values()))
+    found = dict(result for p in projections for result in p.results(projected=projecting))
+    # In the encoder's order, which the groups of one shape have not.
+    results = {name: found[name] for name in backbone.projections(adapter_config.targets)}
+    adapter = Adapter(
+        task,
+        adapter_config.alpha,
+        new={name: units for name, (units, _, _) in results.items()},
+        composition={name: s for name, (_, s, _) in results.items()},
+        folded={name: units for name, (_, _, units) in results.items()},
+    )
+    used = np.concatenate(list(adapter.composition.values()))
     log = TrainingLog(
         losses=tuple(losses),
         accuracy=int(correct) / len(indices),

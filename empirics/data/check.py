@@ -145,7 +145,7 @@ def _sizes(stream: Stream) -> tuple[Spread, ...]:
     if stream.modality == "text":
         measured = {"words": [len(text.split()) for text in stream.texts], "characters": [len(text) for text in stream.texts]}
     else:
-        shapes = [size(item) for item in stream.inputs]
+        shapes = [size(item) for item in stream.inputs if not isinstance(item, str)]
         measured = {"height": [h for h, _ in shapes], "width": [w for _, w in shapes]}
     return tuple(Spread(what, min(x), int(np.median(x)), max(x)) for what, x in measured.items())
 

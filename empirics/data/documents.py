@@ -124,7 +124,7 @@ def usable(documents: Documents, drop: bool) -> Documents:
         Naming source and place, if `drop` is false and something cannot be used.
     """
     frame = documents.frame
-    keys, faults = [], []
+    keys: list[str | bytes | None] = []
     for item, place in zip(frame["input"], frame["place"], strict=True):
         try:
             keys.append(identity(item))
@@ -132,8 +132,7 @@ def usable(documents: Documents, drop: bool) -> Documents:
             if not drop:
                 raise InputError(documents.source, f"{place}: {_fault(error, item)}; remove it, or set stream.unusable=drop") from None
             keys.append(None)
-        faults.append(keys[-1] is None)
-    bad = np.array(faults, dtype=bool)
+    bad = np.array([key is None for key in keys], dtype=bool)
     repeat = _repeats(documents, column(keys), bad, drop)
     left_out = list(documents.left_out)
     if bad.any():

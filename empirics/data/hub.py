@@ -100,7 +100,9 @@ def read_hub(config: StreamConfig) -> Documents:
         raise InputError("stream.name", f"{what}; run: {commands} (or set stream.download=true, or stream.hub to where the copies lie)")
     for name in missing:
         _fetch(name, config.hub / name)
-    inputs, places, cells = [], [], {"task": [], "label": [], "split": []}
+    inputs: list[Image] = []
+    places: list[str] = []
+    cells: dict[str, list[str]] = {"task": [], "label": [], "split": []}
     for source in stream.sources:
         for part, split in (("train", source.train), ("test", source.test)):
             if split is None:

@@ -35,7 +35,7 @@ def read_folder(root: Path, outside: bool = False) -> Documents:
         hint = f"; call it {OTHER_PARTS[odd.lower()]}" if odd.lower() in OTHER_PARTS else ""
         raise InputError(str(root), f"mixes folders of parts ({top[parts.index(True)].name}) with {odd!r}{hint}")
     inputs: list[Image] = []
-    cells: dict[str, list[str]] = {"task": [], "label": []} | ({"split": []} if parts[0] else {})
+    cells: dict[str, list[str]] = {role: [] for role in ("task", "label", *(("split",) if parts[0] else ()))}
     places = []
     for part in top if parts[0] else [root]:
         for task in _folders(part, bound):

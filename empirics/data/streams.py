@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import pandas as pd
@@ -69,7 +69,7 @@ class Stream(Parted):
             raise InputError(
                 f"stream {self.name}", "holds images, which an encoder of texts cannot read; choose another backbone or stream"
             )
-        return self.inputs
+        return cast(tuple[str, ...], self.inputs)
 
     def take(self, rows: Int[np.ndarray, " k"]) -> Self:
         """The stream of these documents, in this order."""

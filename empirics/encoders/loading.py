@@ -18,7 +18,7 @@ _AHEAD = 2
 # Beyond so many, Python holds threads up.
 _THREADS = 16
 Batch = TypeVar("Batch")
-Tensors = tuple[torch.Tensor | None, ...]
+Tensors = TypeVar("Tensors", bound=tuple[torch.Tensor | None, ...])
 
 
 def ahead(fetch: Callable[[Batch], Tensors], batches: Iterable[Batch], device: torch.device) -> Iterator[Tensors]:

@@ -15,7 +15,7 @@ from theory.errors import InputError
 from theory.files import UNFINISHED
 
 MANIFEST = "manifest.json"
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 _PASSING = (MARKER, LOCK)
 
 

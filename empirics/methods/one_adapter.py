@@ -18,20 +18,20 @@ from empirics.retrieval.heads import head_bytes
 def sequential(problem: Problem) -> Outcome:
     """One adapter and one softmax head, trained on task after task without a look back: what forgetting is measured against."""
     stream, backbone, config = problem.stream, problem.backbone, problem.config
-    test, before, stages = stream.where("test"), None, []
+    test, learned, stages = stream.where("test"), None, []
     seconds = {"train": 0.0, "fit": 0.0, "test": 0.0}
     for k, task in enumerate(stream.tasks):
         own, start = problem.train(k), time.perf_counter()
         rng = problem.generator("sequential", task.name)
-        before = continue_adapter(
-            backbone, problem.source, own, stream.cluster[own], task.name, before, config.adapter, config.training, rng
+        adapter, head = learned = continue_adapter(
+            backbone, problem.source, own, stream.cluster[own], task.name, learned, config.adapter, config.training, rng
         )
         trained = time.perf_counter()
-        with active(backbone, before[0]):
-            stages.append(_cosine(embed(backbone, problem.source, test), before[1]))
+        with active(backbone, adapter):
+            stages.append(_cosine(embed(backbone, problem.source, test), head))
         seconds["train"] += trained - start
         seconds["test"] = time.perf_counter() - trained
-    stored = {"adapters": adapter_bytes(before[0]), "heads": before[1].nbytes}
+    stored = {"adapters": adapter_bytes(adapter), "heads": head.nbytes}
     return from_class_scores(problem, stages.__getitem__, stored, seconds)
 
 

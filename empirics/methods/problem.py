@@ -53,9 +53,9 @@ class Problem:
         """Task of each class."""
         return np.repeat(np.arange(self.tasks), np.diff(self.starts))
 
-    def train(self, *tasks: int) -> Int[np.ndarray, " k"]:
-        """Training documents of some tasks."""
-        return np.concatenate([self.stream.where("train", k) for k in tasks])
+    def train(self, task: int) -> Int[np.ndarray, " k"]:
+        """Training documents of a task."""
+        return self.stream.where("train", task)
 
     def generator(self, *names: str | int) -> np.random.Generator:
         """Make the generator of one named use."""

@@ -162,12 +162,12 @@ def rung_text(rung: RungRow) -> str:
     return text if rung.guarantee else f"[x] {text}"
 
 
-def _informative(ladders: list[Mapping[str, RungRow]] | list[Mapping[str, Bound]]) -> list[str]:
+def _informative(ladders: Sequence[Mapping[str, RungRow | Bound]]) -> list[str]:
     """Rungs that say something of at least one unit: a column of "vacuous" tells less than one line about it."""
     return [name for name in RUNGS if not all(rungs[name].vacuous for rungs in ladders)]
 
 
-def _silent(ladders: list[Mapping[str, RungRow]] | list[Mapping[str, Bound]]) -> str:
+def _silent(ladders: Sequence[Mapping[str, RungRow | Bound]]) -> str:
     """The other rungs, with why they are vacuous; empty if there are none."""
     shown = _informative(ladders)
     reasons: dict[str, list[str]] = {}

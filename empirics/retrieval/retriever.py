@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from numpy.random import RandomState
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -182,8 +182,7 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
             If there are fewer than two tasks.
         """
         z = self._embed(X)
-        if self.signatures_ is None:
-            raise InputError("log_likelihood", "needs at least two tasks; fit another")
+        self._joined("log_likelihood")
         density, background = self._log_density(z), self._frame.background
         if background is None:
             return density
@@ -275,18 +274,19 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
             As `ladder`, and for test samples of unknown tasks, or none of a known one.
         """
         found, law = self._bounded(X, y, query_law, simulations, confidence, batch, intersections)
+        signatures = self._joined("bounds")
         test_X, test_y = validate_data(self, test_X, test_y, dtype=np.float64, reset=False)
         task, z = self._tasks_of(test_y), self._frame.project(test_X)
         # Components of a mixture are no clusters that a sample is known to belong to: a task is one cluster.
         law = replace(law, cluster=law.task)
         rng = generator(self._frame.seed, "own distances")
         distances = Distances(
-            {k: own_distances(self.signatures_, z[task == k], k) for k in range(self.classes_.size)},
-            predicted_own_distances(self.signatures_, law, rng, clusters_are_components=False),
+            {k: own_distances(signatures, z[task == k], k) for k in range(self.classes_.size)},
+            predicted_own_distances(signatures, law, rng, clusters_are_components=False),
             z.shape[1],
         )
         wrong = np.argmax(self._log_density(z), axis=1) != task
-        return judge_ladder(found, wrong, task, distances, self.signatures_.names, confidence)
+        return judge_ladder(found, wrong, task, distances, signatures.names, confidence)
 
     def bounds(
         self,
@@ -324,20 +324,19 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
     ) -> tuple[Ladder, QueryLaw]:
         """Bounds, and the query law that they hold under."""
         check_is_fitted(self)
-        if self.signatures_ is None:
-            raise InputError("bounds", "needs at least two tasks; fit another")
+        signatures = self._joined("bounds")
         if (X is None) != (y is None):
             raise InputError("X" if X is None else "y", "is missing; give both, or neither for bounds under the signature itself")
-        rule, rng = self._rule(), generator(self._frame.seed, "bounds")
+        rule, rng = Rule(signatures, kind=self.rule), generator(self._frame.seed, "bounds")
         if X is None:
-            law, held_out = well_specified(self.signatures_), None
+            law, held_out = well_specified(signatures), None
         else:
             X, y = validate_data(self, X, y, dtype=np.float64, reset=False)
             task = self._tasks_of(y)
             z = self._frame.project(X)
             weights = np.bincount(task) / task.size
             law = fit_query_law(z[:, None], task, task, weights, query_law or QueryLawConfig(), rng, name="held-out mixture")
-            held_out = self._held_out(np.argmax(self._log_density(z), axis=1) != task, task)
+            held_out = _held_out(signatures, np.argmax(self._log_density(z), axis=1) != task, task)
         found = ladder(
             rule,
             law,
@@ -417,9 +416,11 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
         self.classes_, self.signatures_, self._parts, self._frame = classes, signatures, parts, frame
         return self
 
-    def _rule(self) -> Rule:
-        signatures: Signatures = self.signatures_
-        return Rule(signatures, kind=self.rule)
+    def _joined(self, asked: str) -> Signatures:
+        """The signatures, which there are from the second task on."""
+        if self.signatures_ is None:
+            raise InputError(asked, "needs at least two tasks; fit another")
+        return self.signatures_
 
     def _embed(self, X: Any) -> Float[np.ndarray, "n d"]:
         check_is_fitted(self)
@@ -428,7 +429,7 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
     def _log_density(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n m"]:
         if self.signatures_ is None:
             return np.zeros((len(z), 1))
-        rule = self._rule()
+        rule = Rule(self.signatures_, kind=self.rule)
         # Rule "mixture" counts equal weights where none are stored, as a density must.
         return -(rule.task_scores(rule.scores(z[:, None])) + z.shape[1] * np.log(2 * np.pi)) / 2
 
@@ -440,11 +441,11 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
             raise InputError("y", f"holds no sample of task {lacking[0]!s}; bounds need some of every task")
         return np.searchsorted(self.classes_, y)
 
-    def _held_out(self, wrong: np.ndarray, task: np.ndarray) -> HeldOut:
-        # The ladder adds up components of a task; the task's samples stand with its first one.
-        components = self.signatures_.task
-        first = np.searchsorted(components, np.arange(self.classes_.size))
-        errors, n = np.zeros(components.size, dtype=np.int64), np.zeros(components.size, dtype=np.int64)
-        errors[first] = np.bincount(task[wrong], minlength=self.classes_.size)
-        n[first] = np.bincount(task)
-        return HeldOut(errors, n)
+
+def _held_out(signatures: Signatures, wrong: Bool[np.ndarray, " n"], task: Int[np.ndarray, " n"]) -> HeldOut:
+    """Errors and samples of each component; the ladder adds up those of a task, whose samples stand with its first one."""
+    first = np.searchsorted(signatures.task, np.arange(signatures.tasks))
+    errors, n = np.zeros(signatures.task.size, dtype=np.int64), np.zeros(signatures.task.size, dtype=np.int64)
+    errors[first] = np.bincount(task[wrong], minlength=signatures.tasks)
+    n[first] = np.bincount(task)
+    return HeldOut(errors, n)

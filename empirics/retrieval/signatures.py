@@ -35,6 +35,7 @@ from empirics.retrieval.estimators import FACTORED, check_samples, factored_gaus
 from empirics.seeding import sklearn_seed
 from theory.errors import InputError
 from theory.files import gaussian_names, gaussians_from, signatures_from
+from theory.gaussians import GaussianStack
 from theory.lowrank import LowRankGaussians
 from theory.mixture import Gaussians, QueryLaw, Rule, Signatures
 from theory.product import ProductGaussians
@@ -309,7 +310,7 @@ def read_rule_tensors(tensors: Mapping[str, np.ndarray], names: tuple[str, ...])
     return signatures_from(tensors, names), gaussians_from(tensors, "background_") if len(prefixes) > 1 else None
 
 
-def _gaussian_tensors(gaussians: Background) -> dict[str, np.ndarray]:
+def _gaussian_tensors(gaussians: GaussianStack) -> dict[str, np.ndarray]:
     if isinstance(gaussians, ProductGaussians):
         return {f"common_{name}": x for name, x in _gaussian_tensors(gaussians.common).items()} | _gaussian_tensors(gaussians.own)
     if isinstance(gaussians, LowRankGaussians):

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from empirics.reports.report import Conformal, Interval, LawRow, RungRow, rung_text
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 RuleName: TypeAlias = Literal["ratio", "paper", "frozen"]
 MEANING: dict[RuleName, str] = {
     "ratio": "adapted embeddings, ratio to a background",
