@@ -30,7 +30,7 @@ from empirics.adapters.adapter import Adapter, active
 from empirics.adapters.multi import embed_all
 from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, RunConfig, TrainingConfig
-from empirics.encoders import backbone as prefix
+from empirics.encoders import backbone as encoding
 from empirics.encoders.backbone import Backbone, embed, encode_prefix, suffix
 from empirics.runs.embedding import use_threads
 
@@ -119,7 +119,7 @@ def _embedding(backbone: Backbone, wrapped: Any, inputs: list[Any], pool: list[A
     index = np.arange(len(inputs))
 
     def encode() -> Any:
-        with mock.patch.object(prefix, "prepared", lambda *_: ((model_input, mask) for _, model_input, mask in ready)):
+        with mock.patch.object(encoding, "prepared", lambda *_: ((model_input, mask) for _, model_input, mask in ready)):
             return encode_prefix(backbone, inputs)
 
     def together() -> np.ndarray:

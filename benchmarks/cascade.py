@@ -35,7 +35,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from empirics.adapters.adapter import Adapter, Units, active
-from empirics.adapters.pairs import embed_pairs, stack_adapters
+from empirics.adapters.pairs import embed_pairs
+from empirics.adapters.stack import stack_adapters
 from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, BackboneConfig, RunConfig, SignatureConfig, TrainingConfig
 from empirics.data.corpora import corpus

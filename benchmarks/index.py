@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
+from timing import in_turn
 
 from empirics.routing.index_blocks import BLOCK
 from empirics.routing.index_files import open_index, save_index
@@ -120,19 +121,11 @@ def _sizes(total: int, block: int) -> list[int]:
 
 
 def _compare(works: dict[str, Callable[[], object]], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Time all works in turn, several times over."""
-    # With one thread the processor's time is the time of the work, whatever else the machine is doing.
-    clock = time.process_time if options.device == "cpu" and options.threads == 1 else time.perf_counter
-    times = np.empty((options.repeats, len(works)))
+    """Time all works, after a first time that is not counted."""
     for work in works.values():
         work()
-    for r in range(options.repeats):
-        for j, work in enumerate(works.values()):
-            _wait(options)
-            start = clock()
-            work()
-            _wait(options)
-            times[r, j] = clock() - start
+    one_thread = options.device == "cpu" and options.threads == 1
+    times = in_turn(works, options.repeats, one_thread=one_thread, wait=lambda: _wait(options))
     for j, name in enumerate(works):
         ratio = times[:, 0] / times[:, j]
         seconds = np.median(times[:, j])

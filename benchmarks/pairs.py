@@ -29,9 +29,10 @@ from threadpoolctl import threadpool_limits
 
 from empirics.adapters.adapter import Adapter, active
 from empirics.adapters.multi import embed_all
-from empirics.adapters.pairs import embed_pairs, stack_adapters
+from empirics.adapters.pairs import embed_pairs
+from empirics.adapters.stack import stack_adapters
 from empirics.config import RunConfig
-from empirics.encoders import backbone as prefix
+from empirics.encoders import backbone as encoding
 from empirics.encoders.backbone import Backbone, embed, encode_prefix
 from empirics.files.record import write_json
 from empirics.runs.embedding import use_threads
@@ -100,7 +101,7 @@ def _works(
 
     def encode() -> Any:
         # From tokens that lie prepared, as the rivals.
-        with mock.patch.object(prefix, "prepared", lambda *_: ((x, mask) for _, x, mask in whole)):
+        with mock.patch.object(encoding, "prepared", lambda *_: ((x, mask) for _, x, mask in whole)):
             return encode_prefix(backbone, inputs)
 
     def one_by_one() -> np.ndarray:

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from empirics.figures.folders import open_ablation, open_comparison, open_run
+from empirics.figures.finished_run import open_run
+from empirics.figures.folders import open_ablation, open_comparison
 from empirics.files.record import write_bytes
 from paper_figures.style import SUFFIXES, WIDTH, figure_bytes, style
 from theory.errors import InputError

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
+from empirics.files.claim import flat
 from empirics.files.record import read_parquet
 from empirics.reports.metrics import holm, paired, unpaired
 from empirics.reports.report import Arm, Report, Retrieval
@@ -61,8 +62,8 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
         "schema_version": SCHEMA,
         "confidence": runs[0].report.overall.measured.confidence,
         "runs": [_summary(letter, run) for letter, run in zip(ascii_uppercase, runs, strict=False)],
-        "settings": _differing([_flat(run.report.run["config"]) for run in runs]),
-        "environment": _differing([_flat(run.report.run["environment"]) for run in runs]),
+        "settings": _differing([flat(run.report.run["config"]) for run in runs]),
+        "environment": _differing([flat(run.report.run["environment"]) for run in runs]),
         "documents": [{"same": reason is None, "why": reason} for reason in documents],
         "differences": _differences(runs, predictions, documents),
     }
@@ -95,13 +96,6 @@ def _summary(letter: str, run: FinishedRun) -> dict[str, Any]:
 def _law(arm: Arm) -> dict[str, Any]:
     """An arm under one query law, overall."""
     return {"arm": arm.arm, "dimension": arm.dimension, "law": arm.law, "overall": arm.overall.model_dump(mode="json")}
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in table.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-    return out
 
 
 def _differing(tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from empirics.figures.folders import OwnDistances
+from empirics.figures.finished_run import OwnDistances
 from empirics.page.model import Drawing, Mark, worth
 from empirics.page.phrases import of_batches
 from empirics.reports.report import Report, Unit

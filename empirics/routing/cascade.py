@@ -21,7 +21,7 @@ from theory.product import ProductSignatures
 from theory.pruning import Kind, Pruning
 
 if TYPE_CHECKING:
-    from empirics.adapters.pairs import AdapterStack
+    from empirics.adapters.stack import AdapterStack
     from empirics.encoders.backbone import Backbone, PrefixSource
     from empirics.routing.router import Router
 

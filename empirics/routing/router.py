@@ -44,7 +44,7 @@ class Router:
     projections : tuple of Projection
         For the frozen space, if the rule looks at that, then for each task's space, if it looks at those.
     adapters : tuple of Adapter
-        None where the rule embeds without any.
+        Empty where the rule embeds without any.
     backbone : Backbone
     """
 
