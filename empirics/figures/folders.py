@@ -15,7 +15,7 @@ from empirics.comparisons.standings import cell_folder
 from empirics.figures.finished_run import open_run
 from empirics.files.record import read_json
 from empirics.reports.report import Report
-from empirics.runs.run_folder import SIGNS, kind_of
+from empirics.runs.run_folder import SIGNS, first_problem, kind_of
 from theory.errors import InputError
 
 _MAKERS = {"comparison": "compare", "ablation": "ablate"}
@@ -95,8 +95,7 @@ def _checked(file: Path, content: Any, model: type[_Comparison] | type[_Cell] | 
     try:
         model.model_validate(content)
     except ValidationError as error:
-        item = error.errors()[0]
-        raise InputError(str(file), f"is damaged ({'.'.join(map(str, item['loc'])) or 'the whole'}: {item['msg']})") from None
+        raise InputError(str(file), f"is damaged ({first_problem(error)})") from None
     return content
 
 

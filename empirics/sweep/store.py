@@ -115,6 +115,7 @@ def check_store(folder: Path) -> None:
     Raises
     ------
     InputError
+        If it is no folder, holds anything else, or what another version wrote.
     """
     if not (folder / _MARK).is_file():
         what = "holds something else than a sweep" if folder.is_dir() else "is no folder"
