@@ -150,7 +150,7 @@ def _say_once(axes: Sequence[Axes], columns: int) -> None:
 
 def _gather_legends(canvas: Canvas) -> int:
     """Put what the legends of all axes say into one below them, in as many columns as fit; returns its lines."""
-    handles = {}
+    handles: dict[str, Any] = {}
     for ax in canvas.axes:
         legend = ax.get_legend()
         if legend is not None:
@@ -163,7 +163,7 @@ def _gather_legends(canvas: Canvas) -> int:
         return sum(_LETTER * max(part) + _HANDLE for part in parts)
 
     columns = max(n for n in range(1, len(lengths) + 1) if n == 1 or width(n) <= WIDTH)
-    canvas.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False, columnspacing=0.8)
+    canvas.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False, columnspacing=0.8)
     return -(-len(lengths) // columns)
 
 

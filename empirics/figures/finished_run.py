@@ -129,11 +129,10 @@ class RunFolder(FinishedRun):
         test = read_parquet(self.folder / "predictions.parquet")
         rows = np.ones(len(test), dtype=bool) if task is None else (test["task"] == self.position(task)).to_numpy()
         rule, law, by_class = self.rule(arm), self.query_law(arm), components_are_classes(self.config)
-        cluster, counts = test["cluster"].to_numpy(), rule.signatures.counts
-        d = rule.signatures.dimension
+        cluster, d = test["cluster"].to_numpy(), rule.signatures.dimension
         # Two blocks, each of its own covariance, have a sum of two such laws.
-        known = counts is not None and by_class and not isinstance(rule.signatures.gaussians, ProductGaussians)
-        large = rows & (counts[cluster] > d) if known else rows
+        counts = rule.signatures.counts if by_class and not isinstance(rule.signatures.gaussians, ProductGaussians) else None
+        large = rows if counts is None else rows & (counts[cluster] > d)
         left_out = int((rows & ~large).sum()) if large.any() else 0
         rows = large if large.any() else rows
         draws = None
@@ -144,7 +143,7 @@ class RunFolder(FinishedRun):
             share = np.bincount(cluster[rows], minlength=max(found) + 1) / np.bincount(cluster[rows]).max()
             draws = np.concatenate([drawn[: round(share[t] * len(drawn))] for t, drawn in found.items()])
         distance = test[f"{arm.arm}-{arm.dimension}:distance"].to_numpy()[rows]
-        return OwnDistances(distance, d, counts[cluster[rows]] if known else None, draws, left_out)
+        return OwnDistances(distance, d, None if counts is None else counts[cluster[rows]], draws, left_out)
 
     def embeddings(self, arm: Arm) -> tuple[Float[np.ndarray, "n S d"], Int[np.ndarray, " n"]]:
         """Projected embeddings of the test documents in the coordinates of the arm's signatures, and their tasks.

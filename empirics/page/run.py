@@ -214,7 +214,6 @@ def _accuracy(root: Field) -> Section:
     rows = []
     for entry in root["retrieval"]:
         key = f"{entry.value['arm']}-{entry.value['dimension']}"
-        batch = entry["batch_error"] if "batch_error" in entry.value else None
         stored = (sizes[key]["bytes"].shown("bytes"),) if key in sizes.value else ("–",)
         rows.append(
             (
@@ -228,7 +227,7 @@ def _accuracy(root: Field) -> Section:
                 words(entry["conformal"]["coverage"].shown("rate")),
                 words(entry["conformal"]["mean_size"].shown("size")),
                 words(*stored),
-                *(words(batch[size].shown("rate")) for size in leak),
+                *(words(entry["batch_error"][size].shown("rate")) for size in leak),
             )
         )
     header = (

@@ -146,7 +146,8 @@ def _certify(
     spaces = _spaces(cut, dealt, adapters, rules, dimension, clock)
     # Every rule gets its share of the failure probability, so that all statements hold together.
     confidence = 1 - (1 - config.confidence) / len(rules)
-    reported, columns = [], {}
+    reported: list[CertifiedRule] = []
+    columns: dict[str, Any] = {}
     with clock.phase("signatures and bounds", len(rules)) as advance:
         for name in rules:
             fitted = _fit(name, dealt, *spaces[name == "frozen"], config)

@@ -44,7 +44,7 @@ class ServedCascade(Served):
         kept = self.limits.check(inputs, self.router.backbone.modality)
         worker = worker_of(self.router.backbone)
         # Opened once for search and sets.
-        opened = worker.submit(self.cascade.opened, kept).result()
+        opened = worker.submit(self.cascade.open, kept).result()
         found = worker.submit(self.cascade.search_opened, opened).result()
         sets = self.sets.predict(self.cascade.screen(opened))
         return [

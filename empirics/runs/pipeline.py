@@ -309,7 +309,8 @@ def _fit_rule(stream: Stream, parts: Sequence[TrainingParts], z: Float[np.ndarra
 
 def _heads(embedded: Embedded, config: RunConfig) -> dict[bool, list[tuple[ClassifierMixin, np.ndarray]]]:
     """One head per task, on its adapted (False) and on the frozen (True) embedding; fitted to all its training documents."""
-    stream, out = embedded.stream, {False: [], True: []}
+    stream = embedded.stream
+    out: dict[bool, list[tuple[ClassifierMixin, np.ndarray]]] = {False: [], True: []}
     for k, task in enumerate(stream.tasks):
         own = stream.where("train", k)
         for shared in (False, True):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from alphabets import certified_in, table
+from alphabets import ALPHABETS, certified_in, table
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
