@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from empirics.files.record import read_parquet
 from theory.errors import InputError
 
-NAME = "samples.parquet"
+SAMPLES = "samples.parquet"
 
 
 def score_column(rule: str, task: str) -> str:
@@ -39,7 +39,7 @@ def read_scores(
     InputError
         If the file is missing or damaged, or the folder was not certified under the rule.
     """
-    path = certified / NAME
+    path = certified / SAMPLES
     if not path.is_file():
         raise InputError(str(path), "is missing; give a folder that certify --out has written")
     frame, start = read_parquet(path), score_column(rule, "")

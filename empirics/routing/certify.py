@@ -34,7 +34,7 @@ from empirics.retrieval.signatures import (
     signature_bytes,
 )
 from empirics.routing.certificate import SCHEMA, Certificate, CertifiedRule, CertifiedTask, CertifiedUnit, RuleName, statement
-from empirics.routing.certified_samples import NAME, score_column
+from empirics.routing.certified_samples import SAMPLES, score_column
 from empirics.seeding import generator
 from theory.certificates import Certificates, Measured, simultaneous_certificates
 from theory.conformal import conformal_sets
@@ -169,7 +169,7 @@ def _certify(
     )
     if out is not None:
         table = {"row": dealt.row, "task": [names[k] for k in dealt.task], "part": dealt.part, **columns}
-        write_parquet(out / NAME, pd.DataFrame(table))
+        write_parquet(out / SAMPLES, pd.DataFrame(table))
         write_json(out / "certificate.json", found.model_dump(mode="json"))
         finish_folder(out)
     return found
