@@ -28,7 +28,8 @@ from scipy.optimize import nnls
 from threadpoolctl import threadpool_limits
 
 from empirics.adapters.adapter import Adapter, Units
-from empirics.adapters.pairs import embed_pairs, stack_adapters
+from empirics.adapters.pairs import embed_pairs
+from empirics.adapters.stack import stack_adapters
 from empirics.config import RunConfig, SignatureConfig
 from empirics.encoders.backbone import Backbone, encode_prefix
 from empirics.files.record import write_json

@@ -29,7 +29,8 @@ from threadpoolctl import threadpool_limits
 
 from empirics.adapters.adapter import Adapter, active
 from empirics.adapters.multi import embed_all
-from empirics.adapters.pairs import embed_pairs, stack_adapters
+from empirics.adapters.pairs import embed_pairs
+from empirics.adapters.stack import stack_adapters
 from empirics.config import RunConfig
 from empirics.encoders import prefix
 from empirics.encoders.backbone import Backbone, embed, encode_prefix

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from empirics.data.check import check_data
     from empirics.data.streams import load_stream
     from empirics.encoders.backbone import load_backbone
-    from empirics.figures.folders import open_ablation, open_comparison, open_run
+    from empirics.figures.finished_run import open_run
+    from empirics.figures.folders import open_ablation, open_comparison
     from empirics.retrieval.retriever import SignatureRetriever
     from empirics.routing.cascade import Cascade
     from empirics.routing.certified_cascade import load_cascade
@@ -82,7 +83,7 @@ _HOMES = {
     "open_ablation": "figures.folders",
     "open_comparison": "figures.folders",
     "open_index": "routing.index_files",
-    "open_run": "figures.folders",
+    "open_run": "figures.finished_run",
     "read_peft_folder": "adapters.peft_folders",
     "run": "runs.pipeline",
     "save_index": "routing.index_files",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from empirics.figures.folders import RunFolder, arm_title
+from empirics.figures.finished_run import RunFolder, arm_title
 from empirics.figures.plotting import plot_embedding
 from empirics.figures.tables import plane_table
 from paper_figures.command import Figure, Panel, main

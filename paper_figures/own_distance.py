@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from empirics.figures.folders import RunFolder, arm_title
+from empirics.figures.finished_run import RunFolder, arm_title
 from empirics.figures.plotting import plot_own_distances
 from empirics.figures.tables import own_distance_table
 from paper_figures.command import Figure, Panel, main

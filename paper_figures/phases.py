@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from empirics.figures.folders import RunFolder
+from empirics.figures.finished_run import RunFolder
 from empirics.figures.plotting import plot_phases
 from empirics.figures.tables import phase_table
 from paper_figures.command import Figure, Panel, main

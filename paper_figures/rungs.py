@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from empirics.figures.folders import RunFolder, arm_title
+from empirics.figures.finished_run import RunFolder, arm_title
 from empirics.figures.plotting import plot_rungs
 from empirics.figures.tables import rung_table
 from paper_figures.command import Figure, Panel, main

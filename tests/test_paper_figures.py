@@ -23,7 +23,8 @@ from PIL import Image
 from empirics.comparisons.ablation import ablate, read_variants
 from empirics.comparisons.comparison import compare
 from empirics.config import load_config
-from empirics.figures.folders import open_ablation, open_comparison, open_run
+from empirics.figures.finished_run import open_run
+from empirics.figures.folders import open_ablation, open_comparison
 from empirics.files.record import read_json, write_json
 from paper_figures.__main__ import NAMES, figure_of
 from paper_figures.__main__ import main as draw_all

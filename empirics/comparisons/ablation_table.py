@@ -101,7 +101,7 @@ def summarise(base: RunConfig, variants: Sequence[Variant], left_out: Mapping[st
 
 def _differences(base: RunConfig, variants: Sequence[Variant], folder: Path) -> dict[tuple[str, str], dict[str, float]]:
     """By arm and run, the difference in retrieval error from the base, on the documents that both answer."""
-    out = {}
+    out: dict[tuple[str, str], dict[str, float]] = {}
     runs = {v.run: v for v in variants if (v.config.seed, v.config.stream) == (base.seed, base.stream)}
     own = _wrong(variants[0], folder)
     others = {run: _wrong(v, folder) for run, v in runs.items() if run != variants[0].run}
@@ -210,7 +210,7 @@ def table_rows(summary: Mapping[str, Any], group: str) -> tuple[tuple[str, ...],
                 row["arm"],
                 f"{row['retrieval_error']:.3f}",
                 f"{row['low']:.3f}-{row['high']:.3f}",
-                nothing if difference is None else difference_text(difference, 0.05),
+                nothing if difference is None else difference_text(difference, 1 - summary["confidence"]),
                 f"{row['accuracy']:.3f}",
                 f"{row['within_task_accuracy']:.3f}",
                 predicted,

@@ -16,7 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from empirics import processes
-from empirics.comparisons.standings import SCHEMA, TABLES, cell_folder, markdown, summarise, table_rows
+from empirics.comparisons.standings import SCHEMA, TABLES, cell_folder, summarise
 from empirics.config import RunConfig
 from empirics.data.generic_corpus import generic_corpus
 from empirics.data.images import digest
@@ -40,8 +40,6 @@ from empirics.runs.checkpoints import Checkpoints, open_checkpoints
 from empirics.runs.origin import origin
 from empirics.seeding import generator
 from theory.errors import InputError
-
-__all__ = ["SCHEMA", "chosen_methods", "compare", "markdown", "measures", "summarise", "table_rows", "task_orders"]
 
 
 def chosen_methods(config: RunConfig) -> list[Method]:

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
+from empirics.files.claim import flat
 from empirics.files.record import read_parquet
-from empirics.reports.metrics import holm, paired, unpaired
+from empirics.reports.metrics import Paired, holm, paired, unpaired
 from empirics.reports.report import Arm, Report, Retrieval
 from empirics.runs.run_folder import FinishedRun, read_run
 from theory.errors import InputError
@@ -61,8 +62,8 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
         "schema_version": SCHEMA,
         "confidence": runs[0].report.overall.measured.confidence,
         "runs": [_summary(letter, run) for letter, run in zip(ascii_uppercase, runs, strict=False)],
-        "settings": _differing([_flat(run.report.run["config"]) for run in runs]),
-        "environment": _differing([_flat(run.report.run["environment"]) for run in runs]),
+        "settings": _differing([flat(run.report.run["config"]) for run in runs]),
+        "environment": _differing([flat(run.report.run["environment"]) for run in runs]),
         "documents": [{"same": reason is None, "why": reason} for reason in documents],
         "differences": _differences(runs, predictions, documents),
     }
@@ -95,13 +96,6 @@ def _summary(letter: str, run: FinishedRun) -> dict[str, Any]:
 def _law(arm: Arm) -> dict[str, Any]:
     """An arm under one query law, overall."""
     return {"arm": arm.arm, "dimension": arm.dimension, "law": arm.law, "overall": arm.overall.model_dump(mode="json")}
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in table.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-    return out
 
 
 def _differing(tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -168,8 +162,9 @@ def _differences(runs: Sequence[FinishedRun], predictions: Sequence[pd.DataFrame
             names = [[task["name"] for task in report.run["tasks"]] for report in reports]
             for name in names[0]:
                 if name in names[1]:
-                    parts = [w[t == known.index(name)] for w, t, known in zip(wrong, tasks, names, strict=True)]
-                    rows.append({**named, "unit": name, "headline": False, **_difference(*parts, documents[j] is None, confidence)})
+                    first, other = (w[t == known.index(name)] for w, t, known in zip(wrong, tasks, names, strict=True))
+                    row = _difference(first, other, documents[j] is None, confidence)
+                    rows.append({**named, "unit": name, "headline": False, **row})
     for family in (True, False):
         own = [row for row in rows if row["headline"] == family]
         for row, p in zip(own, holm(np.array([row["p"] for row in own])), strict=True):
@@ -204,5 +199,7 @@ def _difference(mine: Bool[np.ndarray, " n"], its: Bool[np.ndarray, " k"], same:
     """The other run's error less the first one's."""
     found = paired(its, mine, confidence) if same else unpaired(its, mine, confidence)
     rates = {"errors": [float(mine.mean()), float(its.mean())], "n": [mine.size, its.size], "paired": same}
-    counts = {"only_first": found.only_second, "only_other": found.only_first} if same else {"only_first": None, "only_other": None}
+    counts: dict[str, int | None] = {"only_first": None, "only_other": None}
+    if isinstance(found, Paired):
+        counts = {"only_first": found.only_second, "only_other": found.only_first}
     return {**rates, **counts, **{key: asdict(found)[key] for key in ("difference", "low", "high", "p")}}

@@ -110,8 +110,8 @@ def _f_exceeded(distance: Float[np.ndarray, " n"], dimension: int, count: int | 
     if count is None:
         return np.nan
     sizes, times = np.unique(count, return_counts=True)
-    if np.ndim(count) and len(count) != len(distance):
-        raise InputError("count", f"holds {len(count)} for {len(distance)} distances; give one, or one for each")
+    if np.ndim(count) and np.size(count) != len(distance):
+        raise InputError("count", f"holds {np.size(count)} for {len(distance)} distances; give one, or one for each")
     if (sizes <= dimension).any():
         return np.nan
     return np.average([own_distance(int(n), dimension).sf(distance) for n in sizes], axis=0, weights=times)
@@ -153,10 +153,10 @@ def matrix_table(matrix: Sequence[Sequence[float]], names: Sequence[str]) -> pd.
     m = len(names)
     if not m or len(matrix) != m or any(len(row) < i + 1 for i, row in enumerate(matrix)):
         raise InputError("matrix", f"needs {m} rows, row i with at least i + 1 entries")
-    rows = [{"stage": i + 1, "task": names[j], "share": float(matrix[i][j])} for i in range(m) for j in range(i + 1)]
-    if not all(0 <= row["share"] <= 1 for row in rows):
+    table = pd.DataFrame([{"stage": i + 1, "task": names[j], "share": float(matrix[i][j])} for i in range(m) for j in range(i + 1)])
+    if not table["share"].between(0, 1).all():
         raise InputError("matrix", "holds what is no share between 0 and 1")
-    return pd.DataFrame(rows)
+    return table
 
 
 def decomposition_table(comparison: Mapping[str, Any]) -> pd.DataFrame:

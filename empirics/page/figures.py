@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from empirics.figures.folders import OwnDistances
+from empirics.figures.finished_run import OwnDistances
 from empirics.page.model import Drawing, Mark, worth
 from empirics.page.phrases import of_batches
 from empirics.reports.report import Report, Unit
@@ -163,7 +163,7 @@ def ladder_chart(report: Report) -> dict[str, Any]:
     import altair as alt
 
     units = _of_single_queries(report)
-    points = [
+    points: list[dict[str, Any]] = [
         {
             "unit": unit.name,
             "rung": name,
@@ -176,7 +176,7 @@ def ladder_chart(report: Report) -> dict[str, Any]:
         for unit in units
         for name, rung in unit.rungs.items()
     ]
-    measured = [
+    measured: list[dict[str, Any]] = [
         {
             "unit": unit.name,
             "error": float(f"{unit.measured.error:.3g}"),

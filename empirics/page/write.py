@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from empirics.figures.folders import open_run
+from empirics.figures.finished_run import open_run
 from empirics.files.manifest import update_manifest
 from empirics.files.record import write_bytes
 from empirics.page.figures import run_drawings

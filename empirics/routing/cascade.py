@@ -21,7 +21,7 @@ from theory.product import ProductSignatures
 from theory.pruning import Kind, Pruning
 
 if TYPE_CHECKING:
-    from empirics.adapters.pairs import AdapterStack
+    from empirics.adapters.stack import AdapterStack
     from empirics.encoders.backbone import Backbone, PrefixSource
     from empirics.routing.router import Router
 
@@ -142,7 +142,7 @@ class Cascade(BaseEstimator):
         InputError
             If there are no inputs or tasks, or a score is NaN or infinite.
         """
-        opened = self._open(X)
+        opened = self.open(X)
         stage_one = self._screened(opened)
         n, m = stage_one.shape
         rows, tasks = np.divmod(np.arange(n * m), m)
@@ -156,10 +156,14 @@ class Cascade(BaseEstimator):
         InputError
             As `full_search`.
         """
-        return self.search_opened(self._open(X))
+        return self.search_opened(self.open(X))
+
+    def open(self, X: Any) -> Any:
+        """What both stages are given, made of inputs by `opened`."""
+        return X if self.opened is None else self.opened(X)
 
     def search_opened(self, opened: Any) -> Found:
-        """The same of inputs that `opened` has made ready, for whoever has a use for them besides.
+        """As `search`, of what `open` gave, for whoever has a use for that besides.
 
         Raises
         ------
@@ -199,9 +203,6 @@ class Cascade(BaseEstimator):
             As `full_search`.
         """
         return self.search(X).task
-
-    def _open(self, X: Any) -> Any:
-        return X if self.opened is None else self.opened(X)
 
     def _screened(self, opened: Any) -> Float[np.ndarray, "n m"]:
         stage_one = np.asarray(self.screen(opened), dtype=np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from empirics.reports.report import Conformal, Interval, LawRow, RungRow, rung_text
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Final = 1
 RuleName: TypeAlias = Literal["ratio", "paper", "frozen"]
 MEANING: dict[RuleName, str] = {
     "ratio": "adapted embeddings, ratio to a background",

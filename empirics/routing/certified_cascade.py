@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Float, Int
 
 from empirics.encoders.backbone import Backbone
 from empirics.reports.rounding import rounded_up
 from empirics.routing.cascade import AdapterStages, Cascade
+from empirics.routing.certified_samples import read_scores
 from empirics.routing.router import load_router
 from theory.certificates import Measured
 from theory.errors import InputError
@@ -91,7 +90,8 @@ def fit_pruning(certified: Path, rule: AdaptedRule, kind: Kind, alpha: float, co
         If the folder is none, lacks a rule, or holds too few samples for the certificate.
     """
     pruning = _calibrated(certified, rule, kind, alpha, confidence)
-    stage_one, full, true = _scores(certified, rule, "measurement")
+    stage_one, true = read_scores(certified, "frozen", "measurement")
+    full, _ = read_scores(certified, rule, "measurement")
     visited = pruning.visited(stage_one, full)
     wrong = np.where(visited, full, np.inf).argmin(axis=1) != true
     counts = pruning.lost(stage_one, full, true), full.argmin(axis=1) != true, wrong
@@ -137,24 +137,6 @@ def _calibrated(certified: Path, rule: AdaptedRule, kind: Kind, alpha: float, co
     """The candidates that the certificate's samples choose."""
     if rule not in ("ratio", "paper"):
         raise InputError("rule", f"{rule!r} runs no adapter, and needs no cascade; choose ratio or paper")
-    stage_one, full, true = _scores(certified, rule, "certificate")
+    stage_one, true = read_scores(certified, "frozen", "certificate")
+    full, _ = read_scores(certified, rule, "certificate")
     return Pruning.calibrate(kind, stage_one, full, alpha, confidence, true)
-
-
-def _scores(
-    certified: Path, rule: AdaptedRule, part: str
-) -> tuple[Float[np.ndarray, "n m"], Float[np.ndarray, "n m"], Int[np.ndarray, " n"]]:
-    """Frozen and adapted scores of the samples of one part, and their tasks by number."""
-    path = certified / "samples.parquet"
-    try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError):
-        raise InputError(str(path), "is missing or unreadable; give a folder that certify --out has written") from None
-    columns = {name: [c for c in frame.columns if c.startswith(f"{name}:score:")] for name in ("frozen", rule)}
-    for name, found in columns.items():
-        if not found:
-            raise InputError(str(certified), f"was not certified under rule {name}; certify with --rule all")
-    frame = frame[frame["part"] == part]
-    number = {column.removeprefix("frozen:score:"): k for k, column in enumerate(columns["frozen"])}
-    true = np.array([number[task] for task in frame["task"]], dtype=np.int64)
-    return frame[columns["frozen"]].to_numpy(), frame[columns[rule]].to_numpy(), true

@@ -34,6 +34,7 @@ from empirics.retrieval.signatures import (
     signature_bytes,
 )
 from empirics.routing.certificate import SCHEMA, Certificate, CertifiedRule, CertifiedTask, CertifiedUnit, RuleName, statement
+from empirics.routing.certified_samples import SAMPLES, score_column
 from empirics.seeding import generator
 from theory.certificates import Certificates, Measured, simultaneous_certificates
 from theory.conformal import conformal_sets
@@ -145,13 +146,14 @@ def _certify(
     spaces = _spaces(cut, dealt, adapters, rules, dimension, clock)
     # Every rule gets its share of the failure probability, so that all statements hold together.
     confidence = 1 - (1 - config.confidence) / len(rules)
-    reported, columns = [], {}
+    reported: list[CertifiedRule] = []
+    columns: dict[str, Any] = {}
     with clock.phase("signatures and bounds", len(rules)) as advance:
         for name in rules:
             fitted = _fit(name, dealt, *spaces[name == "frozen"], config)
             reported.append(_certified(name, fitted, dealt, config, confidence))
             columns[f"{name}:retrieved"] = [names[k] for k in fitted.scores.argmin(axis=1)]
-            columns |= {f"{name}:score:{task}": fitted.scores[:, k] for k, task in enumerate(names)}
+            columns |= {score_column(name, task): fitted.scores[:, k] for k, task in enumerate(names)}
             if out is not None:
                 _save(out / "signatures" / f"{name}.safetensors", fitted)
             advance(1)
@@ -167,7 +169,7 @@ def _certify(
     )
     if out is not None:
         table = {"row": dealt.row, "task": [names[k] for k in dealt.task], "part": dealt.part, **columns}
-        write_parquet(out / "samples.parquet", pd.DataFrame(table))
+        write_parquet(out / SAMPLES, pd.DataFrame(table))
         write_json(out / "certificate.json", found.model_dump(mode="json"))
         finish_folder(out)
     return found

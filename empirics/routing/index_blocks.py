@@ -194,7 +194,7 @@ def operands(
     linear[wild], loadings[wild], error[wild] = 0.0, 0.0, 0.0
     lower = np.where(wild, -np.inf, constant - error[:, 2])
     error[wild, 2] = np.inf
-    screen = {
+    screen: dict[str, np.ndarray] = {
         "linear": np.concatenate([linear, -error[:, :2]], axis=1).astype(np.float32),
         "loadings": np.ascontiguousarray(np.swapaxes(loadings, 0, 1)).astype(np.float32),
         "constant": lower.astype(np.float32),

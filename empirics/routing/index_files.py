@@ -68,17 +68,18 @@ def save_index(index: SignatureIndex, folder: Path | str) -> None:
     """
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    blocks = []
+    blocks: list[dict[str, Any]] = []
     for block in index.blocks:
         if not (isinstance(block.stored, _Stored) and block.stored.folder == folder):
             block.stored = _Stored(folder, {name: _write(folder, name, _in_use(block, name)) for name in _PARTS})
-        blocks.append({"size": block.size, **{name: vars(block.stored.shards[name]) for name in _PARTS}})
+        shards = block.stored.shards
+        blocks.append({"size": block.size, **{str(name): vars(shards[name]) for name in _PARTS}})
     frame = {
         "centre": index.centre,
         "unit": index.unit,
         "task": np.concatenate([np.zeros(0, np.int64), *(b.task[: b.size] for b in index.blocks)]),
     }
-    contents = {
+    contents: dict[str, Any] = {
         "version": _VERSION,
         "dimension": index.dimension,
         "rank": index.rank,

@@ -23,7 +23,7 @@ from empirics.retrieval.signatures import Projection, read_rule_tensors
 from empirics.routing.certificate import SCHEMA, Certificate
 from empirics.routing.certify import embed_under
 from empirics.runs.evaluation import ARMS, load_rule, spaces_of
-from empirics.runs.run_folder import PROJECTIONS, check_files, finished, read_about
+from empirics.runs.run_folder import PROJECTIONS, check_files, finished, first_problem, read_about
 from theory.errors import InputError
 from theory.mixture import Rule
 
@@ -44,7 +44,7 @@ class Router:
     projections : tuple of Projection
         For the frozen space, if the rule looks at that, then for each task's space, if it looks at those.
     adapters : tuple of Adapter
-        None where the rule embeds without any.
+        Empty where the rule embeds without any.
     backbone : Backbone
     """
 
@@ -209,4 +209,4 @@ def read_certificate(path: Path) -> Certificate:
     try:
         return Certificate.model_validate(content)
     except ValidationError as error:
-        raise InputError(str(path), f"is no certificate ({error.errors()[0]['msg']})") from None
+        raise InputError(str(path), f"is no certificate ({first_problem(error)})") from None

@@ -14,37 +14,24 @@ from empirics.encoders.backbone import Backbone
 from empirics.reports.report import RungRow
 from empirics.routing.cascade import AdapterStages, Cascade
 from empirics.routing.router import Router, load_router
-from empirics.routing.serving import Answer, Guarantee, Limits, certified, held_out, worker_of
+from empirics.routing.serving import Answer, Guarantee, Limits, Served, certified, held_out, worker_of
 from theory.conformal import RetrievalSets
 from theory.pruning import Kind, Pruning
 
 
 @dataclass(frozen=True)
-class ServedCascade:
-    """As `empirics.routing.serving.Served`, for a share of its forward passes; build with `load_served_cascade`.
+class ServedCascade(Served):
+    """What answers for a share of the forward passes; build with `load_served_cascade`.
+
+    The router is that of the full search. The sets are calibrated on the screen's scores, which all tasks have. The guarantee is without
+    limits of single tasks: what the cascade loses is certified over all inputs, and not of each task.
 
     Attributes
     ----------
-    router : Router
-        Of the full search.
     cascade : Cascade
-    sets : RetrievalSets
-        Calibrated on the screen's scores, which all tasks have.
-    guarantee : Guarantee
-        Without limits of single tasks: what the cascade loses is certified over all inputs, and not of each task.
-    limits : Limits
     """
 
-    router: Router
     cascade: Cascade
-    sets: RetrievalSets
-    guarantee: Guarantee
-    limits: Limits
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """All tasks."""
-        return self.router.tasks
 
     def answer(self, inputs: Sequence[Any]) -> list[Answer]:
         """As `empirics.routing.serving.Served.answer`; without margins, for not all tasks are scored.
@@ -57,7 +44,7 @@ class ServedCascade:
         kept = self.limits.check(inputs, self.router.backbone.modality)
         worker = worker_of(self.router.backbone)
         # Opened once for search and sets.
-        opened = worker.submit(self.cascade.opened, kept).result()
+        opened = worker.submit(self.cascade.open, kept).result()
         found = worker.submit(self.cascade.search_opened, opened).result()
         sets = self.sets.predict(self.cascade.screen(opened))
         return [
@@ -106,7 +93,7 @@ def load_served_cascade(
     (first, task, level), (full, _, _) = (held_out(folder, of) for of in (screen, router))
     cascade = stages.cascade(kind=kind, alpha=loss, confidence=confidence).fit_scores(first, full, task)
     sets = RetrievalSets.calibrate(first, task, level if alpha is None else alpha)
-    return ServedCascade(router, cascade, sets, _guarantee(folder, router, cascade.pruning_, sets), limits or Limits())
+    return ServedCascade(router, sets, _guarantee(folder, router, cascade.pruning_, sets), limits or Limits(), cascade)
 
 
 def _guarantee(folder: Path, router: Router, pruning: Pruning, sets: RetrievalSets) -> Guarantee:

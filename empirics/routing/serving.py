@@ -20,6 +20,7 @@ from empirics.data.images import Image
 from empirics.encoders.backbone import Backbone
 from empirics.files.record import read_parquet
 from empirics.reports.report import RungRow
+from empirics.routing.certified_samples import read_scores
 from empirics.routing.router import Router, load_router, read_certificate
 from empirics.runs.evaluation import ALPHA
 from empirics.runs.run_folder import read_about, read_run
@@ -28,7 +29,6 @@ from theory.errors import InputError
 
 HeldOut = tuple[Float[np.ndarray, "n m"], Int[np.ndarray, " n"], float]
 Certified = tuple[dict[str, RungRow], RungRow, str]
-
 
 # Modules take places in an encoder while it embeds, so that one thread at a time may, whichever retrievers it serves. It is always the
 # same one, to which requests come in their order: a lock may go again to the thread that has just let go of it, and every thread that
@@ -238,14 +238,7 @@ def certified(folder: Path, router: Router) -> Certified:
 
 def _held_out_samples(folder: Path, router: Router) -> HeldOut:
     settings = CertifyConfig.model_validate(read_certificate(folder / "certificate.json").settings)
-    frame = read_parquet(folder / "samples.parquet")
-    columns = [f"{router.name}:score:{task}" for task in router.tasks]
-    if missing := [name for name in ("part", "task", *columns) if name not in frame]:
-        raise InputError(str(folder / "samples.parquet"), f"lacks the column {missing[0]}; certify again")
-    frame = frame[frame["part"] == "certificate"]
-    scores = frame[columns].to_numpy()
-    number = {task: k for k, task in enumerate(router.tasks)}
-    return scores, np.array([number[task] for task in frame["task"]]), settings.alpha
+    return *read_scores(folder, router.name, "certificate", router.tasks), settings.alpha
 
 
 def _certified_limits(folder: Path, router: Router) -> Certified:

@@ -277,9 +277,9 @@ class SignatureIndex:
         bounds = layout.by_task(lower, self.kind)
         del lower
         bounds[torch.from_numpy(np.flatnonzero(queries.wild)).to(self.device)] = -np.inf
-        least, at = torch.topk(bounds, k, dim=1, largest=False)
         # The k tasks of least lower bound: the greatest of their upper bounds is one of the k-th best score.
-        least, at = least.cpu().numpy().astype(np.float64), at.cpu().numpy()
+        lowest = torch.topk(bounds, k, dim=1, largest=False)
+        least, at = lowest.values.cpu().numpy().astype(np.float64), lowest.indices.cpu().numpy()
         error = np.einsum("nkj,nj->nk", layout.errors[at], queries.scale)
         error[~np.isfinite(least)] = np.inf
         known = np.where(np.isfinite(least), least, 0.0)

@@ -1,6 +1,7 @@
-"""A run from data to report. `run` writes files; `evaluate` makes the report from those files and from nothing else.
+"""A run from data to report: `run`, and the stage that fits.
 
-It has three stages, each a function of what the one before left: `empirics.runs.embedding.train_and_embed`, `fit` and `evaluate`.
+It has three stages, each a function of what the one before left: `empirics.runs.embedding.train_and_embed`; `fit`, which writes files; and
+`empirics.runs.evaluation.evaluate`, which makes the report from those files and from nothing else.
 """
 
 from __future__ import annotations
@@ -35,17 +36,15 @@ from empirics.retrieval.signatures import (
     signature_bytes,
 )
 from empirics.runs.checkpoints import Checkpoints, open_checkpoints
-from empirics.runs.evaluation import ARMS, components_are_classes, evaluate, make_report, spaces_of
+from empirics.runs.evaluation import ARMS, components_are_classes, make_report, spaces_of
 from empirics.runs.origin import origin
-from empirics.runs.run_folder import PROJECTIONS
+from empirics.runs.run_folder import PROJECTIONS, finished
 from empirics.seeding import generator
 from theory.errors import InputError
 from theory.mixture import QueryLaw, Rule
 
 if TYPE_CHECKING:
     from empirics.runs.embedding import Embedded
-
-__all__ = ["ARMS", "check_signatures", "evaluate", "fit", "is_fitted", "run"]
 
 
 def run(
@@ -103,7 +102,7 @@ def run(
 
 def is_fitted(folder: Path) -> bool:
     """Whether a run lacks nothing but perhaps its report."""
-    return (folder / "run.json").is_file() and "phases_seconds" in read_json(folder / "run.json")
+    return (folder / "run.json").is_file() and finished(read_json(folder / "run.json"))
 
 
 def _about(config: RunConfig, stream: Stream, came_from: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +122,7 @@ def _about(config: RunConfig, stream: Stream, came_from: Mapping[str, Any]) -> d
 
 
 def fit(config: RunConfig, embedded: Embedded, folder: Path, clock: PhaseClock, kept: Checkpoints | None = None) -> None:
-    """Fit signatures and query laws, retrieve, and write the files that `evaluate` reads.
+    """Fit signatures and query laws, retrieve, and write the files that `empirics.runs.evaluation.evaluate` reads.
 
     Parameters
     ----------
@@ -310,7 +309,8 @@ def _fit_rule(stream: Stream, parts: Sequence[TrainingParts], z: Float[np.ndarra
 
 def _heads(embedded: Embedded, config: RunConfig) -> dict[bool, list[tuple[ClassifierMixin, np.ndarray]]]:
     """One head per task, on its adapted (False) and on the frozen (True) embedding; fitted to all its training documents."""
-    stream, out = embedded.stream, {False: [], True: []}
+    stream = embedded.stream
+    out: dict[bool, list[tuple[ClassifierMixin, np.ndarray]]] = {False: [], True: []}
     for k, task in enumerate(stream.tasks):
         own = stream.where("train", k)
         for shared in (False, True):

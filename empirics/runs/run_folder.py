@@ -120,7 +120,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     try:
         found = _About.model_validate(about)
     except ValidationError as error:
-        raise InputError(str(folder / "run.json"), f"is no record of a run ({_first(error)})") from None
+        raise InputError(str(folder / "run.json"), f"is no record of a run ({first_problem(error)})") from None
     _known(found.written_as, folder / "run.json", about)
     return about
 
@@ -162,7 +162,7 @@ def read_run(folder: Path) -> FinishedRun:
     try:
         report = Report.model_validate(content)
     except ValidationError as error:
-        raise InputError(str(path), f"is no report of a run ({_first(error)})") from None
+        raise InputError(str(path), f"is no report of a run ({first_problem(error)})") from None
     _need_unchanged(folder, ("report.json", "slack.parquet"), "proteus-bounds report makes it again")
     slack = read_parquet(folder / "slack.parquet")
     missing = {"level_of", "arm", "dimension", "law", "rung"} - set(slack)
@@ -187,7 +187,8 @@ def _known(version: int, path: Path, about: Mapping[str, Any]) -> None:
     raise InputError(str(path), f"has schema {version}{by}; this version reads {min(MIGRATIONS, default=SCHEMA)} to {SCHEMA}; use that one")
 
 
-def _first(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """What a file is first found to be wrong in, and how, in a few words."""
     item = error.errors()[0]
     return f"{'.'.join(map(str, item['loc'])) or 'the whole'}: {item['msg']}"
 
@@ -206,7 +207,9 @@ def check_files(folder: Path, about: Mapping[str, Any]) -> None:
     try:
         config = RunConfig.model_validate(about["config"])
     except ValidationError as error:
-        raise InputError(str(folder / "run.json"), f"holds settings that this version does not know (config.{_first(error)})") from None
+        raise InputError(
+            str(folder / "run.json"), f"holds settings that this version does not know (config.{first_problem(error)})"
+        ) from None
     keys = sorted(path.stem for path in (folder / "signatures").glob("*.safetensors"))
     if not any(key.endswith(f"-{config.signature.dimension}") for key in keys):
         raise InputError(str(folder / "signatures"), f"holds no signatures in dimension {config.signature.dimension}")

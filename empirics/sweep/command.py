@@ -70,16 +70,17 @@ def status(
     out: _Out = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Tell how many cells are done, failed, running and missing, without computing any."""
+    """Tell how many cells are done, failed, running and missing, and which belong to no sweep any more, without computing any."""
     from empirics.sweep.grid import grid_path, read_grid
-    from empirics.sweep.status import print_status, status_json, status_of_cells, status_of_folder
+    from empirics.sweep.status import cells_of_none, print_status, status_json, status_of_cells, status_of_folder
 
     path = grid_path(grid)
-    found = status_of_folder(path) if path.is_dir() else {path.stem: status_of_cells(read_grid(path), out or _folder(path))}
+    folder = path if path.is_dir() else out or _folder(path)
+    found = status_of_folder(path) if path.is_dir() else {path.stem: status_of_cells(read_grid(path), folder)}
     if json_:
         print(json.dumps(status_json(found), allow_nan=False))
         return
-    print_status(found, Console(width=None if sys.stdout.isatty() else 180, highlight=False))
+    print_status(found, cells_of_none(folder, found), Console(width=None if sys.stdout.isatty() else 180, highlight=False))
 
 
 def _folder(path: Path) -> Path:

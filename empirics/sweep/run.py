@@ -182,7 +182,8 @@ def check_cells(cells: Sequence[Cell]) -> None:
     InputError
         Naming the first cell that cannot be computed.
     """
-    opened, last = None, None
+    opened: Any = None
+    last = None
     for cell in sorted(cells, key=_source):
         try:
             if _source(cell) != last:

@@ -197,7 +197,8 @@ def _encoded(config: RunConfig, kind: str) -> Encoded:
 def _runs(mine: Sequence[Place]) -> Compute:
     """Train once; then signatures, laws and bounds of each run."""
     from empirics.runs.embedding import train_and_embed
-    from empirics.runs.pipeline import check_signatures, evaluate, fit, is_fitted
+    from empirics.runs.evaluation import evaluate
+    from empirics.runs.pipeline import check_signatures, fit, is_fitted
 
     # A run that lacks nothing but its report needs no training.
     training = processes.as_main([not is_fitted(place.result) for place in mine])

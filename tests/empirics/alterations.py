@@ -17,7 +17,7 @@ import pytest
 from empirics.adapters.adapter import adapter_digest, load_adapter
 from empirics.files.record import PhaseClock, read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet, write_tensors
 from empirics.reports.report import Report, markdown
-from empirics.runs.pipeline import evaluate
+from empirics.runs.evaluation import evaluate
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from empirics.data.streams import Stream, Task
 from empirics.files.record import PhaseClock, environment
 from empirics.reports.report import Report
 from empirics.runs.embedding import Embedded
-from empirics.runs.pipeline import evaluate, fit
+from empirics.runs.evaluation import evaluate
+from empirics.runs.pipeline import fit
 
 TASKS = {"mail": ("spam", "ham"), "news": ("sports", "politics"), "shop": ("books", "toys")}
 # What a user's file may call a task or a class.

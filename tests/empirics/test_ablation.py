@@ -21,7 +21,8 @@ from empirics.data.streams import load_stream, training_parts
 from empirics.encoders.backbone import embed, encode_prefix
 from empirics.files.record import PhaseClock, read_tensors
 from empirics.runs import embedding, pipeline
-from empirics.runs.pipeline import evaluate, run
+from empirics.runs.evaluation import evaluate
+from empirics.runs.pipeline import run
 from empirics.runs.sharing import training_key
 from empirics.seeding import generator
 from theory.certificates import clopper_pearson

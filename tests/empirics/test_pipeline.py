@@ -17,7 +17,8 @@ from empirics.encoders.backbone import embed, encode_prefix, load_backbone
 from empirics.files.record import PhaseClock, read_tensors
 from empirics.reports.report import Report
 from empirics.retrieval.signatures import read_rule_tensors
-from empirics.runs.pipeline import evaluate, run
+from empirics.runs.evaluation import evaluate
+from empirics.runs.pipeline import run
 from empirics.seeding import generator
 from theory import RUNGS, InputError, Rule, Signatures
 from theory.certificates import clopper_pearson

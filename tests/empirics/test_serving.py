@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from test_certify import ALPHABETS, table, trained
+from alphabets import ALPHABETS, certified_in, table
 
-from empirics.config import load_certify_config, load_config
-from empirics.routing.certify import certify
+from empirics.config import load_config
 from empirics.routing.serving import Limits, load_served, worker_of
 from empirics.runs.embedding import open_stream
 from empirics.runs.pipeline import run
@@ -32,12 +31,7 @@ def bert():
 
 @pytest.fixture(scope="module")
 def certified(bert, tmp_path_factory):
-    home = tmp_path_factory.mktemp("served")
-    for seed, task in enumerate(ALPHABETS):
-        trained(bert.model, home / task, task, seed)
-    config = load_certify_config({"rule": "ratio", "simulations": 1000, "signature": {"dimension": 6}, "alpha": 0.2})
-    certify({task: home / task for task in ALPHABETS}, table(), config, backbone=bert, out=home / "out")
-    return home / "out"
+    return certified_in(tmp_path_factory.mktemp("served"), bert, rule="ratio", alpha=0.2)
 
 
 @pytest.fixture(scope="module")
