@@ -17,7 +17,7 @@ from scipy.linalg import cho_solve
 from scipy.special import gammaln, logsumexp
 
 from theory.bound import Assumption, Bound
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 from theory.exact import tail_probability
 from theory.frames import data_frame
 from theory.margin import margins
@@ -118,8 +118,7 @@ def plug_in_bound(signatures: Signatures, law: QueryLaw | None = None, counts: A
         If a count is missing or at most d, or the law does not live in one shared space of the right dimension.
     """
     counts = _counts(signatures, counts, plug_in=True)
-    if isinstance(cells, bool) or not isinstance(cells, (int, np.integer)) or cells < 1:
-        raise InputError("cells", f"{cells!r} is not a whole number of at least 1")
+    check_whole("cells", cells, 1)
     law = well_specified(signatures) if law is None else law
     if not law.shared:
         raise InputError("query law", f"lives in {law.means.shape[1]} spaces; the plug-in bound needs one shared space")
@@ -389,8 +388,7 @@ def plug_in_errors(
     """
     counts = _counts(signatures, counts, plug_in=estimator is None)
     for name, value in (("draws", draws), ("simulations", simulations)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise InputError(name, f"{value!r} is not a whole number of at least 1")
+        check_whole(name, value, 1)
     law = well_specified(signatures) if law is None else law
     drawn = [_draw(signatures, counts, rng, estimator) for _ in range(draws)]
     log_pairs = [_log_pairs(candidate, law) for candidate in (signatures, *drawn)]
