@@ -929,6 +929,8 @@ def test_bases_of_margins_at_the_ends_of_the_floats():
     # A constant has no unit of its own; the slack takes back from l = 1/2 on.
     assert _base(LAW([0.0], 0.0, 0.0, 3.0)) == LOG_IMPOSSIBLE
     assert just_above(_base(LAW([0.0], 0.0, 0.0, 3.0), 5.0), -1.5, 1e-7)
+    # A limit far beyond the usual end of the search: up to it the sum falls like exp(-2 l).
+    assert _base(LAW([[1.0, -(2.0**-50)]], 0.0, 0.0, [2.0])) == close(-(2.0**50), 1e-6)
     # Where the exponential moments leave the floats, there is still the largest exponent that they hold, or none.
     for law in (LAW([0.0], 0.0, 1.0, 1e300), LAW([0.0], 0.0, 1e-10, 1e302)):
         assert LOG_IMPOSSIBLE <= _base(law) < -1e300
