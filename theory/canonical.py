@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from scipy.special import log_ndtr
 
 from theory.bound import Assumption, Bound
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 from theory.tails import exponent
 
 PLANNED_RUNGS = ("L1", "L3", "L5")
@@ -54,19 +53,9 @@ def canonical_bound(rung: str, d: int, tasks: int, components: int, delta: float
     return canonical_rung(check_rung(rung), d, log_wrong_components(tasks, components), rho2)
 
 
-def check_whole(argument: str, value: Any, least: int, reason: str = "") -> None:
-    """Refuse what is no whole number from `least` on."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise InputError(argument, f"{value!r} is not a whole number")
-    if value < least:
-        raise InputError(argument, f"{value} is below {least}" + (f": {reason}" if reason else "; give a larger number"))
-
-
 def check_dimension(d: int) -> None:
     """Refuse what is no dimension, or one beyond what is looked at."""
-    check_whole("d", d, 1)
-    if d > _MOST_DIMENSIONS:
-        raise InputError("d", f"{d} exceeds {_MOST_DIMENSIONS}; give a smaller dimension")
+    check_whole("d", d, 1, "an embedding dimension", _MOST_DIMENSIONS)
 
 
 def check_rung(rung: str) -> str:

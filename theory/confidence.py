@@ -24,7 +24,7 @@ from scipy.special import logsumexp
 
 from theory.balls import kl_ball, renyi_ball
 from theory.bound import Bound
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 from theory.frames import data_frame
 from theory.ladder import ladder
 from theory.mixture import QueryLaw, Rule
@@ -447,6 +447,5 @@ def _factor(argument: str, value: float) -> float:
 
 
 def _whole(argument: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(argument, f"{value!r} is not a whole number of at least {least}")
+    check_whole(argument, value, least)
     return int(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 # Characters of a message; what is longer loses its middle.
 _LONGEST = 3000
 
@@ -39,6 +41,14 @@ class MissingExtra(InputError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(package, f"not installed; the extra `{extra}` brings it: pip install 'proteus-bounds[{extra}]'")
+
+
+def check_whole(argument: str, value: object, least: int, reason: str = "", most: int | None = None) -> None:
+    """Refuse what is no whole number from `least` to `most`; `reason` says why there are limits."""
+    if isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) and (most is None or int(value) <= most):
+        return
+    limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise InputError(argument, f"{value!r} is not a whole number {limits}" + (f"; {reason}" if reason else ""))
 
 
 def _line(text: str) -> str:

@@ -17,10 +17,10 @@ from scipy.linalg import cho_solve
 from scipy.special import gammaln, logsumexp
 
 from theory.bound import Assumption, Bound
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 from theory.exact import tail_probability
 from theory.frames import data_frame
-from theory.margin import margins
+from theory.margin import accuracy, form_rounding, margins, outwards
 from theory.mixture import QueryLaw, Rule, well_specified
 from theory.quadratic import QuadraticLaw
 from theory.sample_moments import ADVICE, inverse_bias, log_det_bias, own_distance, own_distance_mean, plug_in_favour
@@ -115,11 +115,11 @@ def plug_in_bound(signatures: Signatures, law: QueryLaw | None = None, counts: A
     Raises
     ------
     InputError
-        If a count is missing or at most d, or the law does not live in one shared space of the right dimension.
+        If a count is missing or at most d, the law does not live in one shared space of the right dimension, or a covariance is too
+        ill-conditioned.
     """
     counts = _counts(signatures, counts, plug_in=True)
-    if isinstance(cells, bool) or not isinstance(cells, (int, np.integer)) or cells < 1:
-        raise InputError("cells", f"{cells!r} is not a whole number of at least 1")
+    check_whole("cells", cells, 1)
     law = well_specified(signatures) if law is None else law
     if not law.shared:
         raise InputError("query law", f"lives in {law.means.shape[1]} spaces; the plug-in bound needs one shared space")
@@ -127,12 +127,13 @@ def plug_in_bound(signatures: Signatures, law: QueryLaw | None = None, counts: A
         raise InputError("query law", f"has dimension {law.means.shape[2]}; signatures have {signatures.dimension}")
     if law.task.min() < 0 or law.task.max() >= signatures.tasks:
         raise InputError("query task", f"holds task {int(law.task.max())}; signatures know 0 to {signatures.tasks - 1}")
+    known = accuracy(Rule(signatures))
     C = len(law)
     upper, binding = np.empty(C), np.empty(C, dtype=np.int64)
     for c in range(C):
         t = _reference(signatures, law, c)
         wrong = signatures.wrong(int(law.task[c]))
-        pairs = np.array([_pair(signatures, law, counts, c, t, int(s), int(cells)) for s in wrong])
+        pairs = np.array([_pair(signatures, law, counts, c, t, int(s), int(cells), known) for s in wrong])
         upper[c] = logsumexp(pairs) + 1e-14 * pairs.size
         binding[c] = wrong[int(np.argmax(pairs))]
 
@@ -196,14 +197,16 @@ def _reference(signatures: Signatures, law: QueryLaw, c: int) -> int:
     return int(own[np.argmin((F**2).sum(axis=(1, 2)) + (a**2).sum(axis=1) + signatures.constants[own])])
 
 
-def _pair(signatures: Signatures, law: QueryLaw, counts: np.ndarray, c: int, t: int, s: int, cells: int) -> float:
-    """Log of the bound on the expected probability of ``Ehat_s <= Ehat_t`` under component c, at most 0."""
+def _pair(signatures: Signatures, law: QueryLaw, counts: np.ndarray, c: int, t: int, s: int, cells: int, known: float) -> float:
+    """Log of the bound on the expected probability of ``Ehat_s <= Ehat_t`` under component c, at most 0; `known` as for `outwards`."""
     from scipy.stats import chi2
 
     d = signatures.dimension
     n_t, n_s = int(counts[t]), int(counts[s])
     own, other = pair_forms(signatures, law, c, t, n_t, s, n_s)
     constant = signatures.constants[s] - signatures.constants[t]
+    unsure_own, unsure_other = (float(form_rounding((A[None], g[None], np.array([k])), known)[0]) for A, g, k in (own, other))
+    constant -= 8 * known * (abs(signatures.constants[s]) + abs(signatures.constants[t]))
 
     def margin(G_t: np.ndarray, G_s: np.ndarray) -> QuadraticLaw:
         parts = []
@@ -213,7 +216,7 @@ def _pair(signatures: Signatures, law: QueryLaw, counts: np.ndarray, c: int, t: 
             A, g, const = (
                 np.multiply.outer(a, np.asarray(y)) - np.multiply.outer(b, np.asarray(x)) for x, y in zip(own, other, strict=True)
             )
-            parts.append(QuadraticLaw.of_forms(A, g, const + constant))
+            parts.append(QuadraticLaw.of_forms(A, g, const + constant - a * unsure_other - b * unsure_own))
         return QuadraticLaw(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("w", "g", "s", "c")))
 
     # Where the pair stands when nothing fluctuates. With few samples the expected error is far larger, so milder levels
@@ -247,7 +250,7 @@ def _pair(signatures: Signatures, law: QueryLaw, counts: np.ndarray, c: int, t: 
     # Exact tails only where they can show in the sum, and are not one to three digits.
     matter = (rough > logsumexp(rough) - np.log(1e3 * rough.size)) & (log_chernoff_upper(moved, 0.0) > np.log(1e-3))
     rough[matter] = np.minimum(rough[matter], mass[matter] + tail_probability(moved[matter]).log_high)
-    return float(min(0.0, logsumexp(np.r_[given_up, rough]) + _ROUNDING))
+    return min(0.0, float(outwards(float(logsumexp(np.r_[given_up, rough])) + _ROUNDING, known, d)))
 
 
 Form = tuple[Float[np.ndarray, "D D"], Float[np.ndarray, " D"], float]
@@ -389,8 +392,7 @@ def plug_in_errors(
     """
     counts = _counts(signatures, counts, plug_in=estimator is None)
     for name, value in (("draws", draws), ("simulations", simulations)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise InputError(name, f"{value!r} is not a whole number of at least 1")
+        check_whole(name, value, 1)
     law = well_specified(signatures) if law is None else law
     drawn = [_draw(signatures, counts, rng, estimator) for _ in range(draws)]
     log_pairs = [_log_pairs(candidate, law) for candidate in (signatures, *drawn)]

@@ -36,6 +36,10 @@ class GaussianStack(ABC):
         def whiteners(self) -> Float[np.ndarray, "K d d"]:
             """Inverse Cholesky factors ``L_k^-1``, lower triangular."""
 
+        @property
+        def accuracies(self) -> Float[np.ndarray, " K"]:
+            """Relative error that rounding may leave in the squared distances of each component."""
+
     def __len__(self) -> int:
         return self.means.shape[0]
 

@@ -21,7 +21,7 @@ from theory.certificates import certificate
 from theory.errors import InputError
 from theory.exact import TailProbability, tail_probability
 from theory.frames import data_frame
-from theory.margin import Margins, accuracy, margins
+from theory.margin import Margins, accuracy, margins, outwards
 from theory.mixture import QueryLaw, Rule, well_specified
 from theory.robust import Student, log_cantelli, log_moments, log_scale_mixture, log_unimodal
 from theory.sampling import SOURCE as SIMULATION
@@ -393,11 +393,8 @@ def _batches(
 
 
 def _outwards(bound: Bound, known: float, dimension: int) -> Bound:
-    """A bound moved by what rounding in the factors of the covariances may do to it.
-
-    Distances that are known to a relative error move an exponent by as much of itself, and by as much of the degrees of freedom.
-    """
-    upper = bound.log_formula + 4 * known * (abs(bound.log_formula) + dimension) if bound.log_formula < 0 else bound.log_formula
+    """A bound moved, on both sides, by what rounding in the factors of the covariances may do to it."""
+    upper = float(outwards(bound.log_formula, known, dimension))
     lower = bound.log_lower
     if lower is not None:
         lower = min(lower - 4 * known * (abs(lower) + dimension), upper)

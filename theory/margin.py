@@ -17,7 +17,7 @@ from theory.quadratic import QuadraticLaw
 # Bytes of dense forms that are decomposed at once.
 _CHUNK_BYTES = 256 * 2**20
 # Greatest relative error of a squared distance that bounds are computed from.
-_LEAST_ACCURACY = 1e-6
+LEAST_ACCURACY = 1e-6
 # Dimension from which a call per component to a triangular routine is measured to cost less than full products.
 _TRIANGULAR_FROM = 256
 
@@ -101,7 +101,7 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
             u = tuple(part[t] for part in u_forms)
             foes = signatures.wrong(k)
             v_forms = score_forms(rule, foes, None, law.means[c, 0], factor)
-            unsure_u, unsure = _unsure(rule, known, u_forms, mine)[t], _unsure(rule, known, v_forms, foes)
+            unsure_u, unsure = score_rounding(rule, known, u_forms, mine)[t], score_rounding(rule, known, v_forms, foes)
             other.append(_laws(v_forms).shifted(-unsure))
             margin.append(_laws((v_forms[0] - u[0], v_forms[1] - u[1], v_forms[2] - u[2])).shifted(-unsure - unsure_u))
             rounding.append(unsure + unsure_u)
@@ -113,7 +113,7 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
             u_forms = score_forms(rule, mine, k, mean[rows_k], factor_u)
             t = int(np.argmin(_mean(u_forms)))
             u = tuple(part[t] for part in u_forms)
-            unsure_u = _unsure(rule, known, u_forms, mine, k, mean[rows_k])[t]
+            unsure_u = score_rounding(rule, known, u_forms, mine, k, mean[rows_k])[t]
             for i in range(signatures.tasks):
                 if i == k:
                     continue
@@ -128,7 +128,7 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
                 A, b = v_joint[0].copy(), v_joint[1].copy()
                 A[:, : rows_k.size, : rows_k.size] -= u[0]
                 b[:, : rows_k.size] -= u[1]
-                unsure = _unsure(rule, known, v_joint, foes, i, mean[rows_i])
+                unsure = score_rounding(rule, known, v_joint, foes, i, mean[rows_i])
                 margin.append(_laws((A, b, v_joint[2] - u[2])).shifted(-unsure - unsure_u))
                 rounding.append(unsure + unsure_u)
                 marginal = np.linalg.cholesky(law.covariances[c][np.ix_(rows_i, rows_i)])
@@ -168,7 +168,7 @@ def accuracy(rule: Rule) -> float:
         if gaussians is None:
             continue
         k = int(np.argmax(gaussians.accuracies))
-        if gaussians.accuracies[k] > _LEAST_ACCURACY:
+        if gaussians.accuracies[k] > LEAST_ACCURACY:
             raise InputError(
                 f"{argument}[{k}]",
                 f"is so ill-conditioned that rounding may change its distances by {gaussians.accuracies[k]:.1g} of themselves, and no "
@@ -176,6 +176,16 @@ def accuracy(rule: Rule) -> float:
             )
         worst = max(worst, float(gaussians.accuracies[k]))
     return worst
+
+
+def outwards(log_p: Float[np.ndarray, "*n"] | float, known: Float[np.ndarray, "*n"] | float, dimension: int) -> Float[np.ndarray, "*n"]:
+    """Logs of upper bounds, raised by what rounding in the factors of the covariances may have done to them.
+
+    Distances that are known to a relative error move an exponent by as much of itself, and by as much of the degrees of freedom. From 0 on
+    a bound says nothing, and stays.
+    """
+    log_p = np.asarray(log_p, dtype=np.float64)
+    return np.where(log_p < 0, log_p + 4 * known * (np.abs(log_p) + dimension), log_p)
 
 
 def law_views(rule: Rule, law: QueryLaw) -> Int[np.ndarray, "m V"]:
@@ -197,19 +207,42 @@ def stacked_rows(spaces: Int[np.ndarray, " V"], d: int) -> Int[np.ndarray, " Vd"
     return (spaces[:, None] * d + np.arange(d)).ravel()
 
 
-def _unsure(
-    rule: Rule, known: float, forms: Forms, components: np.ndarray, space: int | None = None, mean: np.ndarray | None = None
-) -> Float[np.ndarray, " n"]:
-    """How far rounding may move scores where a query is likely to lie: so much of the largest terms that they are sums of."""
+def form_rounding(forms: Forms, known: Float[np.ndarray, " n"] | float) -> Float[np.ndarray, " n"]:
+    """How far rounding may move forms where z is likely to lie, whose coefficients are known to a relative error."""
     A, b, c = forms
-    offsets = rule.offsets[components]
     trace = np.abs(np.einsum("nii->ni", A)).sum(axis=1)
-    size = trace + np.abs(c) + 2 * np.abs(offsets) + np.sqrt(2 * (A**2).sum(axis=(1, 2)) + (b**2).sum(axis=1))
+    return 4 * known * (trace + np.abs(c) + np.sqrt(2 * (A**2).sum(axis=(1, 2)) + (b**2).sum(axis=1)))
+
+
+def score_rounding(
+    rule: Rule,
+    known: Float[np.ndarray, " n"] | float,
+    forms: Forms,
+    components: np.ndarray,
+    space: int | None = None,
+    mean: np.ndarray | None = None,
+) -> Float[np.ndarray, " n"]:
+    """How far rounding may move scores where a query is likely to lie: so much of the largest terms that they are sums of.
+
+    Parameters
+    ----------
+    rule : Rule
+    known : float or (n,) array
+        Relative error of the squared distances (`accuracy`).
+    forms : tuple
+        The scores, from `score_forms`.
+    components : (n,) int array
+    space : int, optional
+        The space whose background was taken off them, if there is one.
+    mean : (d,) array, optional
+        The query's mean in that space.
+    """
+    out = form_rounding(forms, known) + 8 * known * np.abs(rule.offsets[components])
     if rule.background is not None and space is not None and mean is not None:
         # Distances to the background are of the order of those to a component, and were taken off them.
         apart = rule.background.whiteners[space] @ (mean - rule.background.means[space])
-        size = size + 2 * (apart @ apart + abs(rule.background.log_dets[space]) + 2 * rule.signatures.dimension)
-    return 4 * known * size
+        out = out + 8 * known * (apart @ apart + abs(rule.background.log_dets[space]) + 2 * rule.signatures.dimension)
+    return out
 
 
 Forms = tuple[Float[np.ndarray, "n D D"], Float[np.ndarray, "n D"], Float[np.ndarray, " n"]]

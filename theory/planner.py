@@ -29,11 +29,10 @@ from theory.canonical import (
     canonical_rung,
     check_dimension,
     check_rung,
-    check_whole,
     log_wrong_components,
     squared_distance,
 )
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 from theory.frames import data_frame
 from theory.plans import Plan, check_target, log_goal
 from theory.plug_in import plug_in_pairs

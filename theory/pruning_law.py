@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 from theory.bound import Assumption, Bound
 from theory.errors import InputError
 from theory.exact import tail_probability
-from theory.margin import margins, score_forms
+from theory.margin import accuracy, margins, outwards, score_forms, score_rounding
 from theory.mixture import QueryLaw, Rule
 from theory.quadratic import QuadraticLaw
 from theory.tails import exponent, log_chernoff
@@ -85,7 +85,7 @@ class PruningLaw:
         Raises
         ------
         InputError
-            If the law does not live in one shared space, or does not fit the signatures.
+            If the law does not live in one shared space or does not fit the signatures, or a covariance is too ill-conditioned.
         """
         if tail not in ("auto", *get_args(Tail)):
             raise InputError("tail", f"{tail!r} is unknown; choose auto, {', '.join(get_args(Tail))}")
@@ -190,9 +190,11 @@ class PruningLaw:
     def _log_pairs(self, by: float) -> Float[np.ndarray, " P"]:
         """Log of a bound on ``P(M + by <= 0)`` for every pair."""
         if self.margin is None:
-            return -exponent(self.mean + by, np.sqrt(2 * self.variance), 2 * self.steepest)
-        moved = self.margin.shifted(by)
-        return tail_probability(moved).log_high if self.tail == "exact" else log_chernoff(moved)
+            log_p = -exponent(self.mean + by, np.sqrt(2 * self.variance), 2 * self.steepest)
+        else:
+            moved = self.margin.shifted(by)
+            log_p = tail_probability(moved).log_high if self.tail == "exact" else log_chernoff(moved)
+        return outwards(log_p, accuracy(self.rule), self.rule.signatures.dimension)
 
     def _tasks(self, log_pairs: Float[np.ndarray, " P"]) -> Float[np.ndarray, "C wrong"]:
         """Log of a bound for every wrong task: the sum over its components, at most 0."""
@@ -226,7 +228,7 @@ def _moments(
     ``M = z'(A_s - A_t)z + ...`` with positive semidefinite A_s, so that no eigenvalue of ``A_t - A_s`` exceeds the greatest of
     A_t, one decomposition a query component; a Bernstein bound with a larger weight is a larger bound.
     """
-    signatures, parts = rule.signatures, []
+    signatures, known, parts = rule.signatures, accuracy(rule), []
     if law.task.min() < 0 or law.task.max() >= signatures.tasks or law.means.shape[2] != signatures.dimension:
         raise InputError("query law", f"speaks of other tasks or another dimension than the signatures ({signatures.dimension})")
     for c in range(len(law)):
@@ -235,7 +237,8 @@ def _moments(
         t = int(np.argmin(own[2] + np.trace(own[0], axis1=1, axis2=2)))
         foes = signatures.wrong(k)
         A, b, constant = score_forms(rule, foes, None, mean, factor)
-        A, b, constant = A - own[0][t], b - own[1][t], constant - own[2][t] - rule.slack[signatures.task[foes]]
+        rounding = score_rounding(rule, known, (A, b, constant), foes) + score_rounding(rule, known, own, signatures.own(k))[t]
+        A, b, constant = A - own[0][t], b - own[1][t], constant - own[2][t] - rule.slack[signatures.task[foes]] - rounding
         steepest = max(0.0, float(np.linalg.eigvalsh(own[0][t])[-1])) * (1 + _ROUNDING)
         variance = 2 * np.einsum("nij,nij->n", A, A) + np.einsum("ni,ni->n", b, b)
         expected = constant + np.trace(A, axis1=1, axis2=2)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import digamma
 
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 from theory.frames import data_frame
 
 if TYPE_CHECKING:
@@ -132,8 +132,7 @@ def plug_in_favour(n: ArrayLike, d: int, delta: float = 0.0) -> pd.DataFrame:
 
 def _sizes(n: int, d: int, above: int) -> tuple[int, int]:
     for name, value in (("n", n), ("d", d)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise InputError(name, f"{value!r} is not a whole number of at least 1")
+        check_whole(name, value, 1)
     if n < d + above:
         what = "the sample covariance is singular" if above == 1 else "the plug-in distance has no finite mean"
         raise InputError("n", f"with {n} samples in {d} dimensions {what}; needs at least {d + above}, or {ADVICE}")

@@ -21,15 +21,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
 
 from theory.all_pairs import MEMORY, PairBlock, least_memory, log_bhattacharyya, pair_blocks
 from theory.bound import Assumption, Bound
 from theory.errors import InputError
 from theory.exact import tail_probability
+from theory.gaussians import Gaussians
 from theory.lowrank import LowRankGaussians
-from theory.margin import score_forms
+from theory.margin import LEAST_ACCURACY, outwards, score_forms, score_rounding
 from theory.mixture import Rule
 from theory.quadratic import QuadraticLaw
 from theory.tails import exponent, log_chernoff
@@ -219,6 +220,8 @@ def screened(
 ) -> Screened:
     """Bound the overall error by the union of all pairs, exact where it matters.
 
+    Pairs of a component so ill-conditioned that rounding could change a bound (`theory.margin.accuracy`) are not refined.
+
     Parameters
     ----------
     rule : Rule
@@ -262,8 +265,10 @@ def screened(
     while heap and left > 0 and not state.settled(np.log(tolerance)):
         _, c = heapq.heappop(heap)
         rows = state.waiting(c)[: min(at_once, left)]
-        laws = _laws(rule, gaussians, int(c), summary.wrong[rows])
-        state.update(rows, laws, np.log(tolerance))
+        fit, laws, known = _laws(rule, gaussians, int(c), summary.wrong[rows])
+        state.seen[rows] = True
+        if laws is not None:
+            state.update(rows[fit], laws, known, np.log(tolerance))
         left -= rows.size
         if refined is not None:
             refined(int(rows.size))
@@ -278,6 +283,8 @@ def screened(
     )
     exact, chernoff = int((state.level == 2).sum()), int((state.level == 1).sum())
     note = f"{exact} of {pairs} pairs exact, {chernoff} by L3, the others by L1b or L3 at one half"
+    if unfit := int((state.seen & (state.level == 0)).sum()):
+        note += f"; {unfit} of the heaviest too ill-conditioned to be refined"
     if not settled:
         note += f"; what is not exact may make up more than {tolerance:g} of it: refine more pairs"
     heaviest = int(np.argmax(log_upper + np.log(weights)))
@@ -337,17 +344,17 @@ class _State:
         gone = np.expm1(min(0.0, self.log_settled() - total))
         return bool(gone >= 0 or total + np.log(-gone) <= max(self.log_negligible, log_tolerance + total))
 
-    def update(self, rows: Int[np.ndarray, " n"], laws: QuadraticLaw, log_tolerance: float) -> None:
-        """Take in the laws of some pairs of one component."""
-        c = int(self.summary.component[rows[0]])
-        self.value[rows] = np.minimum(self.value[rows], log_chernoff(laws))
-        self.level[rows], self.seen[rows] = 1, True
+    def update(self, rows: Int[np.ndarray, " n"], laws: QuadraticLaw, known: Float[np.ndarray, " n"], log_tolerance: float) -> None:
+        """Take in the laws of some pairs of one component, and the relative errors that rounding may have left in their distances."""
+        c, d = int(self.summary.component[rows[0]]), laws.w.shape[1]
+        self.value[rows] = np.minimum(self.value[rows], outwards(log_chernoff(laws), known, d))
+        self.level[rows] = 1
         # Half of what may be left is for pairs that L3 alone shows not to matter, in equal shares.
         allowed = max(self.log_negligible, log_tolerance + self.log_settled())
         matter = np.flatnonzero(self.log_weight[c] + self.value[rows] > allowed - np.log(2 * self.value.size))
         if matter.size:
             tail = tail_probability(laws[matter])
-            self.value[rows[matter]] = np.minimum(self.value[rows[matter]], tail.log_high)
+            self.value[rows[matter]] = np.minimum(self.value[rows[matter]], outwards(tail.log_high, known[matter], d))
             self.level[rows[matter[tail.exact]]] = 2
         mine = self.rows[c]
         self.log_upper[c] = _up(np.logaddexp(self.summary.log_rest[c], logsumexp(self.value[mine])), mine.size + 1)
@@ -383,10 +390,34 @@ def _row_sums(log_p: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
         return np.where(np.isfinite(top), top, 0.0) + np.log(shifted.sum(axis=1))
 
 
-def _laws(rule: Rule, gaussians: LowRankGaussians, c: int, wrong: Int[np.ndarray, " n"]) -> QuadraticLaw:
-    """Laws of the margins of a query from component c with some wrong components."""
-    factor = np.linalg.cholesky(gaussians.part(np.array([c])).dense.covariances[0])
-    A, b, constant = score_forms(rule, wrong, None, gaussians.means[c], factor, gaussians.part(wrong).dense.whiteners)
+def _laws(
+    rule: Rule, gaussians: LowRankGaussians, c: int, wrong: Int[np.ndarray, " n"]
+) -> tuple[Bool[np.ndarray, " n"], QuadraticLaw | None, Float[np.ndarray, " k"]]:
+    """Laws of the margins of a query from component c with some wrong components, lowered by what rounding may do to them.
+
+    Returns which pairs are well enough conditioned to have one, their laws (None if none is), and the accuracies of their distances.
+    """
+    own, others = _dense(gaussians, c), [_dense(gaussians, int(s)) for s in wrong]
+    fit = np.array([own is not None and other is not None for other in others])
+    usable = [other for other in others if other is not None]
+    if own is None or not usable:
+        return fit, None, np.zeros(0)
+    wrong = wrong[fit]
+    whiteners = np.concatenate([other.whiteners for other in usable])
+    known = np.maximum(own.accuracies, np.concatenate([other.accuracies for other in usable]))
+    A, b, constant = score_forms(rule, wrong, None, gaussians.means[c], np.linalg.cholesky(own.covariances[0]), whiteners)
+    rounding = score_rounding(rule, known, (A, b, constant), wrong)
     # The own distance is that of a standard normal vector to 0.
-    A[:, np.arange(A.shape[1]), np.arange(A.shape[1])] -= 1
-    return QuadraticLaw.of_forms(A, b, constant - rule.offsets[c] - rule.slack[rule.signatures.task[wrong]])
+    unit = np.eye(A.shape[1])
+    rounding += score_rounding(rule, known, (unit[None], np.zeros((1, len(unit))), rule.offsets[[c]]), np.array([c]))
+    constant = constant - rule.offsets[c] - rule.slack[rule.signatures.task[wrong]]
+    return fit, QuadraticLaw.of_forms(A - unit, b, constant - rounding), known
+
+
+def _dense(gaussians: LowRankGaussians, k: int) -> Gaussians | None:
+    """One component with the factors of its dense covariance; None where their rounding could change a bound."""
+    try:
+        dense = gaussians.part(np.array([k])).dense
+    except InputError:
+        return None
+    return dense if dense.accuracies[0] <= LEAST_ACCURACY else None

@@ -19,7 +19,7 @@ from scipy.special import logsumexp, ndtr, ndtri
 
 from theory.exact import tail_probability
 from theory.intersection import Forms, log_both
-from theory.margin import Margins, law_views, score_forms, stacked_rows
+from theory.margin import Margins, accuracy, law_views, outwards, score_forms, stacked_rows
 from theory.mixture import QueryLaw, Rule
 from theory.quadratic import QuadraticLaw
 from theory.tails import exponent, log_chernoff, log_chernoff_upper
@@ -121,8 +121,8 @@ def second_order(
     - A common threshold: ``P(X >= c) + sum_s P(A_s and X < c)`` with ``X`` the own score (Gallager's first technique; the
       shared-threshold version of L2). Large own scores make all wrong components win at once, and are counted once.
 
-    All intersections are exact (`theory.intersection`), less their error estimate. (With tied covariances in one space the
-    union itself is exact: `theory.tied`.)
+    All intersections are exact (`theory.intersection`), less their error estimate and what rounding may have done to the margins.
+    (With tied covariances in one space the union itself is exact: `theory.tied`.)
 
     Parameters
     ----------
@@ -135,7 +135,10 @@ def second_order(
         Intersections to compute per query component and bound; 0 leaves the plain sum.
     """
     plain = summed(log_pairs, found.edges)
+    rounding = np.broadcast_to(found.rounding, log_pairs.shape)
     upper = plain.upper.copy()
+    # A difference may be small beside its parts, so that these are moved: twice, once for the overlaps, none of which exceeds its pair.
+    moved = outwards(log_pairs, 2 * accuracy(rule), law.means.shape[2])
     edges = found.edges
     for c in range(len(law)):
         rows = np.arange(edges[c], edges[c + 1])
@@ -146,10 +149,12 @@ def second_order(
             continue
         likely = order[: intersections + 1]
         forms, own = _joint_forms(rule, law, c, int(found.reference[c]), found.wrong[likely])
-        forms = Forms(forms.A, forms.b, forms.c - found.slack[likely])
-        upper[c] = min(upper[c], _hunter(forms, log_pairs[likely], log_pairs[order], intersections))
+        # Margins as large as rounding allows where their overlaps are subtracted, and as small where they are added. The own score that
+        # is split at a threshold may be any.
+        high, low = (Forms(forms.A, forms.b, forms.c - found.slack[likely] + sign * rounding[likely]) for sign in (1, -1))
+        upper[c] = min(upper[c], _hunter(high, moved[likely], moved[order], intersections))
         if upper[c] > _LARGE_SUM:
-            upper[c] = min(upper[c], _common_threshold(forms, own, log_pairs[likely], log_pairs[order]))
+            upper[c] = min(upper[c], _common_threshold(low, own, moved[likely], moved[order]))
     return PerComponent(np.maximum(upper, log_pairs[plain.binding]), plain.binding, plain.lower)
 
 

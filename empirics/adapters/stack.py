@@ -35,7 +35,7 @@ class StackedUnits:
     b: Float[torch.Tensor, "rows out"]
     starts: Int[np.ndarray, " m1"]
 
-    def chosen(self, adapters: Int[np.ndarray, " g"]) -> tuple[Float[torch.Tensor, "g in r"], Float[torch.Tensor, "g r out"]] | None:
+    def chosen(self, adapters: Int[np.ndarray, " g"]) -> tuple[Float[torch.Tensor, " g in r"], Float[torch.Tensor, "g r out"]] | None:
         """Factors of some adapters, filled up with zero units to the largest rank among them; none if all ranks are zero.
 
         Adapters of one rank that follow each other are read where they lie.

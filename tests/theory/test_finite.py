@@ -263,6 +263,9 @@ def test_bad_input_is_named():
         plug_in_favour([20], 3, -2.0)
     with pytest.raises(InputError, match="counts: are missing"):
         plug_in_bound(sig)
+    for wrong in ([10], [10.5, 10], [0, 10]):
+        with pytest.raises(InputError, match="counts: needs 2 positive integers"):
+            plug_in_bound(sig, counts=wrong)
     with pytest.raises(InputError, match=r"counts\[1\].*singular"):
         plug_in_bound(sig, counts=[10, 3])
     with pytest.raises(InputError, match="cells"):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from theory import QuadraticLaw, tail_probability
+from theory import tridiagonal as tridiagonal_
 from theory.quadratic import _EIGENVECTORS_BELOW
 from theory.tridiagonal import spectra
 
@@ -129,3 +130,14 @@ def test_moments_are_those_of_the_form_on_both_sides_of_the_threshold(d):
 def test_identical_components_have_the_constant_law():
     law = QuadraticLaw.of_forms(np.zeros((1, _LARGE, _LARGE)), np.zeros((1, _LARGE)), np.array([0.5]))
     assert not law.w.any() and not law.g.any() and law.mean() == [0.5]
+
+
+def test_spectra_that_the_fast_routine_does_not_find_come_from_the_full_decomposition(monkeypatch):
+    rng = np.random.default_rng(5)
+    root, b = rng.normal(size=(2, 4, 4)), rng.normal(size=(2, 4))
+    A = root + root.transpose(0, 2, 1)
+    w, g = spectra(A, b)
+    monkeypatch.setattr(tridiagonal_, "dsterf", lambda diagonal, off: (diagonal, 1))
+    slow_w, slow_g = spectra(A, b)
+    np.testing.assert_allclose(slow_w, w, rtol=1e-12)
+    np.testing.assert_allclose(slow_g, np.abs(g), rtol=1e-9)

@@ -131,3 +131,9 @@ def test_every_stack_of_gaussians_is_counted_and_scored_alike():
     assert (len(both), both.dimension) == (3, 4)
     assert both.energies(np.hstack([x, x])) == pytest.approx(2 * dense.energies(x))
     assert np.allclose(both.whiteners @ both.covariances @ np.swapaxes(both.whiteners, 1, 2), np.eye(4))
+
+
+def test_covariances_that_are_rounding_noise_in_a_direction_are_refused():
+    """The factor exists, yet its last pivot is noise."""
+    with pytest.raises(InputError, match=r"covariances\[1\]: is singular to working precision"):
+        Signatures(np.zeros((2, 2)), np.stack([np.eye(2), np.diag([1.0, 1e-16])]), np.arange(2))

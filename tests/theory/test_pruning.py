@@ -266,3 +266,18 @@ def test_bad_input_is_named():
     wide = QueryLaw(np.zeros((1, 7, 4)), np.eye(28)[None], np.array([0]), np.array([0]), np.ones(1))
     with pytest.raises(InputError, match=r"query law: lives in 7 spaces"):
         PruningLaw.of(rule, wide)
+
+
+@pytest.mark.parametrize("tail", ["exact", "bernstein"])
+def test_a_law_of_other_tasks_is_refused_and_progress_is_told(tail):
+    sig = signatures(np.random.default_rng(3), 2, [0, 1, 2], 2.0)
+    law, done = well_specified(sig), []
+    PruningLaw.of(Rule(sig), law, tail, advance=done.append)
+    assert done == [1, 1, 1]
+    for task in ([0, 1, 3], [-1, 1, 2]):
+        other = QueryLaw(law.means, law.covariances, np.array(task), law.cluster, law.weights)
+        with pytest.raises(InputError, match=r"query (law|task): "):
+            PruningLaw.of(Rule(sig), other, tail)
+    wide = QueryLaw(np.zeros((1, 1, 3)), np.eye(3)[None], np.zeros(1, int), np.zeros(1, int), np.ones(1))
+    with pytest.raises(InputError, match="dimension"):
+        PruningLaw.of(Rule(sig), wide, tail)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
 import mpmath
 import numpy as np
@@ -865,6 +866,13 @@ def _base(law, slack=0.0, log_weight=None):
     return base
 
 
+def test_a_margin_that_is_a_constant_above_its_slack_is_followed_to_the_end_of_the_search():
+    # No theta is the best: the farthest that is tried is exp(25), in units of the scores where nothing varies.
+    slack, theta = 0.25, math.exp(25)
+    (base,) = batch_._least_sums(LAW([[0.0]], 0.0, 0.0, 2.0), np.zeros(1, dtype=int), np.zeros(1), np.array([slack]))
+    assert base == close(-2.0 * theta - slack / 2, 1e-6)
+
+
 @pytest.mark.parametrize("unit", [1e-100, 1.0, 1e100])
 def test_the_base_of_a_batch_is_the_least_sum_of_exponential_moments(unit):
     # Normal margins of mean a and deviation b: exp(-a^2 / (2 b^2)).
@@ -921,6 +929,8 @@ def test_bases_of_margins_at_the_ends_of_the_floats():
     # A constant has no unit of its own; the slack takes back from l = 1/2 on.
     assert _base(LAW([0.0], 0.0, 0.0, 3.0)) == LOG_IMPOSSIBLE
     assert just_above(_base(LAW([0.0], 0.0, 0.0, 3.0), 5.0), -1.5, 1e-7)
+    # A limit far beyond the usual end of the search: up to it the sum falls like exp(-2 l).
+    assert _base(LAW([[1.0, -(2.0**-50)]], 0.0, 0.0, [2.0])) == close(-(2.0**50), 1e-6)
     # Where the exponential moments leave the floats, there is still the largest exponent that they hold, or none.
     for law in (LAW([0.0], 0.0, 1.0, 1e300), LAW([0.0], 0.0, 1e-10, 1e302)):
         assert LOG_IMPOSSIBLE <= _base(law) < -1e300
@@ -1252,6 +1262,13 @@ def _linear(b, c):
     return Forms(np.zeros((b.shape[0], b.shape[1], b.shape[1])), b, np.atleast_1d(np.asarray(c, dtype=float)))
 
 
+def _widened(rule, found, forms, log_pairs, rows):
+    """What `second_order` hands on: margins as large and as small as rounding allows, and pairs raised by what it may do to them."""
+    high, low = (Forms(forms.A, forms.b, forms.c - found.slack[rows] + sign * found.rounding[rows]) for sign in (1, -1))
+    known, d = float(rule.signatures.gaussians.accuracies.max()), rule.signatures.dimension
+    return high, low, log_pairs + 8 * known * (np.abs(log_pairs) + d)
+
+
 def _both_below(forms, i, j):
     covariance = forms.covariance()[np.ix_([i, j], [i, j])]
     return float(stats.multivariate_normal([0, 0], covariance, allow_singular=True).cdf([-forms.c[i], -forms.c[j]]))
@@ -1432,8 +1449,9 @@ def test_the_second_order_bound_is_the_least_of_three():
     bound = unions_.second_order(rule, law, found, log_pairs, 2)
     order = np.argsort(-log_pairs[:4], kind="stable")
     forms, own = unions_._joint_forms(rule, law, 0, 0, found.wrong[order[:3]])
-    hunter = unions_._hunter(forms, log_pairs[order[:3]], log_pairs[order], 2)
-    common = unions_._common_threshold(forms, own, log_pairs[order[:3]], log_pairs[order])
+    high, low, pairs = _widened(rule, found, forms, log_pairs, order[:3])
+    hunter = unions_._hunter(high, pairs[order[:3]], pairs[order], 2)
+    common = unions_._common_threshold(low, own, pairs[order[:3]], pairs[order])
     assert bound.upper[0] == min(plain.upper[0], hunter, common) < plain.upper[0]
     # The truth, from the trivariate normal law of the margins (the fourth component never wins).
     D = sig.means[:1] - sig.means[1:4]
@@ -1441,8 +1459,9 @@ def test_the_second_order_bound_is_the_least_of_three():
     assert math.log(truth) - 1e-4 <= bound.upper[0]
     one = unions_.second_order(rule, law, found, log_pairs, 1)
     forms, own = unions_._joint_forms(rule, law, 0, 0, found.wrong[order[:2]])
-    hunter = unions_._hunter(forms, log_pairs[order[:2]], log_pairs[order], 1)
-    common = unions_._common_threshold(forms, own, log_pairs[order[:2]], log_pairs[order])
+    high, low, pairs = _widened(rule, found, forms, log_pairs, order[:2])
+    hunter = unions_._hunter(high, pairs[order[:2]], pairs[order], 1)
+    common = unions_._common_threshold(low, own, pairs[order[:2]], pairs[order])
     assert one.upper[0] == min(plain.upper[0], hunter, common)
     assert bound.upper[1] <= plain.upper[1] and bound.binding.tolist() == plain.binding.tolist()
 
@@ -1457,12 +1476,10 @@ def test_the_second_order_bound_of_the_mixture_rule_takes_the_slack():
     bound = unions_.second_order(rule, law, found, log_pairs, 2)
     order = np.argsort(-log_pairs, kind="stable")
     forms, own = unions_._joint_forms(rule, law, 0, 0, found.wrong[order])
-    forms = Forms(forms.A, forms.b, forms.c - found.slack[order])
-    assert tail_probability(QuadraticLaw.of_forms(forms.A, forms.b, forms.c)).log_p == pytest.approx(log_pairs[order], abs=1e-9)
-    parts = (
-        unions_._hunter(forms, log_pairs[order], log_pairs[order], 2),
-        unions_._common_threshold(forms, own, log_pairs[order], log_pairs[order]),
-    )
+    high, low, pairs = _widened(rule, found, forms, log_pairs, order)
+    for forms in (high, low):
+        assert tail_probability(QuadraticLaw.of_forms(forms.A, forms.b, forms.c)).log_p == pytest.approx(log_pairs[order], abs=1e-9)
+    parts = unions_._hunter(high, pairs[order], pairs[order], 2), unions_._common_threshold(low, own, pairs[order], pairs[order])
     assert bound.upper[0] == min(unions_.summed(log_pairs, found.edges).upper[0], *parts)
 
 
@@ -1493,8 +1510,28 @@ def test_every_component_with_two_likely_pairs_is_improved(monkeypatch):
     one = unions_.second_order(rule, law, found, pairs, 1)
     assert one.upper.tolist() == [-1.25]
     (forms, own, log_p, log_all), (truth, own_truth) = given[0], unions_._joint_forms(rule, law, 0, 0, np.array([2, 1]))
+    _, truth, moved = _widened(rule, found, truth, pairs, np.array([1, 0]))
     assert all((getattr(forms, n) == getattr(truth, n)).all() and (getattr(own, n) == getattr(own_truth, n)).all() for n in "Abc")
-    assert log_p.tolist() == log_all.tolist() == [-1.4, -1.5]
+    assert log_p.tolist() == log_all.tolist() == moved[::-1].tolist()
+
+
+def test_rounding_moves_overlaps_and_pairs_the_safe_way(monkeypatch):
+    """With distances known to a millionth: margins apart by it, pairs raised by eight times it, on top of what is computed."""
+    given = {}
+    for name in ("_hunter", "_common_threshold"):
+        monkeypatch.setattr(unions_, name, lambda *a, name=name: given.setdefault(name, a) and np.inf)
+    monkeypatch.setattr(unions_, "accuracy", lambda rule: 1e-6)
+    sig = Signatures(np.array([[0.0, 0], [2.0, 0.5], [1.8, -0.5]]), np.stack([np.eye(2)] * 3), np.array([0, 1, 2]))
+    law = QueryLaw(sig.means[:1, None], sig.covariances[:1], np.array([0]), np.array([0]), np.ones(1))
+    found = replace(margins(Rule(sig), law), rounding=np.array([0.25, 0.5]))
+    pairs = np.array([-1.5, -1.4])
+    unions_.second_order(Rule(sig), law, found, pairs, 1)
+    (high, *_), (low, *_) = given["_hunter"], given["_common_threshold"]
+    plain, _ = unions_._joint_forms(Rule(sig), law, 0, 0, np.array([2, 1]))
+    assert high.c == close(plain.c + np.array([0.5, 0.25]), 1e-15) and low.c == close(plain.c - np.array([0.5, 0.25]), 1e-15)
+    for pairs_of in (given["_hunter"][1:3], given["_common_threshold"][2:]):
+        for values in pairs_of:
+            assert values == close([-1.4 + 8e-6 * 3.4, -1.5 + 8e-6 * 3.5], 1e-15)
 
 
 def test_overlaps_are_not_sought_where_they_gain_nothing(monkeypatch):

@@ -18,9 +18,13 @@ import numpy as np
 import oracle
 import pytest
 from mpmath import mp, mpf
+from scipy.special import ndtr
 
-from theory import InputError, QueryLaw, Rule, Signatures, certificate, ladder
+from theory import InputError, LowRankGaussians, LowRankSignatures, QueryLaw, Rule, Signatures, certificate, ladder
+from theory.finite import exceedance, log_det_limit, plug_in_bound
 from theory.ladder import RUNGS
+from theory.pruning_law import PruningLaw
+from theory.screening import screened
 from theory.testing import covariance
 
 ROOT = Path(__file__).parents[2]
@@ -94,22 +98,36 @@ def test_two_components_that_differ_by_rounding_are_not_told_apart():
         assert found["L5"].value >= 0.3
 
 
+def exactly(x) -> mpmath.matrix:
+    return mpmath.matrix([[mpf(float(value)) for value in row] for row in np.atleast_2d(x)])
+
+
+def covariance_of(signatures: Signatures | LowRankSignatures, k: int) -> mpmath.matrix:
+    """As the given floats define it: low rank plus diagonal is added up in the precision at hand."""
+    if isinstance(signatures, LowRankSignatures):
+        factors = exactly(signatures.gaussians.factors[k])
+        return factors * factors.T + mpmath.diag([mpf(float(x)) for x in signatures.gaussians.diagonals[k]])
+    return exactly(signatures.covariances[k])
+
+
+def form_of(signatures: Signatures | LowRankSignatures, k: int, s: int) -> tuple[mpmath.matrix, mpmath.matrix, mpf]:
+    """The same margin as a form ``z'Az + b'z + c`` in the standard normal z of the query; the same z for every s."""
+    d = signatures.dimension
+    factor = mpmath.cholesky(covariance_of(signatures, k))
+    A, b, c = mpmath.zeros(d), mpmath.zeros(d, 1), mpf(0)
+    for sign, j in ((1, s), (-1, k)):
+        lower = mpmath.cholesky(covariance_of(signatures, j))
+        white = lower**-1
+        W, a = white * factor, white * (exactly(signatures.means[k]) - exactly(signatures.means[j])).T
+        A, b = A + sign * (W.T * W), b + 2 * sign * (W.T * a)
+        c += sign * ((a.T * a)[0] + 2 * sum(mpmath.log(lower[i, i]) for i in range(d)))
+    return A, b, c
+
+
 def margin_of(signatures: Signatures, k: int, s: int) -> SimpleNamespace:
     """The law of the margin between components k (own, and the query's law) and s, from the given floats, in 80 digits."""
-
-    def matrix(x):
-        return mpmath.matrix([[mpf(float(value)) for value in row] for row in np.atleast_2d(x)])
-
     with mp.workdps(80):
-        d = signatures.dimension
-        factor = mpmath.cholesky(matrix(signatures.covariances[k]))
-        A, b, c = mpmath.zeros(d), mpmath.zeros(d, 1), mpf(0)
-        for sign, j in ((1, s), (-1, k)):
-            lower = mpmath.cholesky(matrix(signatures.covariances[j]))
-            white = lower**-1
-            W, a = white * factor, white * (matrix(signatures.means[k]) - matrix(signatures.means[j])).T
-            A, b = A + sign * (W.T * W), b + 2 * sign * (W.T * a)
-            c += sign * ((a.T * a)[0] + 2 * sum(mpmath.log(lower[i, i]) for i in range(d)))
+        A, b, c = form_of(signatures, k, s)
         w, vectors = mpmath.eigsy(A)
         g = vectors.T * b
     arrays = [np.array([list(x)], dtype=object) for x in (w, g)]
@@ -137,7 +155,9 @@ def test_a_condition_that_lies_in_the_scales_of_coordinates_is_harmless():
 
 def of_many_dimensions(d: int) -> None:
     """Components that differ in two coordinates only, so that the truth is that of two dimensions."""
-    spread = np.geomspace(1e-6, 1e6, d)
+    # A condition number of 1e12, or what is left of it before a covariance of so many dimensions counts as singular.
+    reach = 1e6 if d <= 256 else 1e5
+    spread = np.geomspace(1 / reach, reach, d)
     means, variances = np.zeros((2, d)), np.stack([spread, spread])
     means[1, 0], variances[1, -1] = 2 * np.sqrt(spread[0]), 3 * spread[-1]
     signatures = pair(means, [np.diag(v) for v in variances])
@@ -200,6 +220,195 @@ def at_most(k: int, n: int, p: mpf) -> mpf:
         term *= k * (1 - p) / ((n - k + 1) * p)
         k -= 1
     return total
+
+
+# --- unions of pairs that overlap --------------------------------------------------------------------------------------
+
+
+def of_a_union(forms: list[tuple[mpmath.matrix, mpmath.matrix, mpf]]) -> float:
+    """Log of ``P(M_s <= 0 for some s)`` for forms in two coordinates, to 1e-8.
+
+    Each is divided by its deviation, so that doubles hold it however near a tie it is; given the first coordinate every event is one or
+    two intervals of the second.
+    """
+    z = np.linspace(-10, 10, 200_001)
+    low, high = [], []
+    for A, b, c in forms:
+        unit = mpmath.sqrt(2 * mpmath.norm(A) ** 2 + mpmath.norm(b) ** 2)
+        xx, xy, yy, x, y, k = (float(v / unit) + 0.0 for v in (A[0, 0], A[0, 1], A[1, 1], b[0], b[1], c))
+        slope, rest = 2 * xy * z + y, xx * z**2 + x * z + k
+        inside = slope**2 - 4 * yy * rest
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = -(slope + np.copysign(np.sqrt(np.maximum(inside, 0)), slope)) / 2
+            ends = np.sort([t / yy, rest / t], axis=0)
+        if yy >= 0:
+            parts = [np.where(inside > 0, ends, np.inf)]
+        else:
+            outer = np.full_like(z, np.inf)
+            # Everything where there is no root, as the first of two intervals.
+            parts = [[-outer, np.where(inside > 0, ends[0], np.inf)], [np.where(inside > 0, ends[1], np.inf), outer]]
+        for begin, end in parts:
+            low.append(begin)
+            high.append(end)
+    order = np.argsort(low, axis=0)
+    total, reached = np.zeros_like(z), np.full_like(z, -np.inf)
+    for begin, end in zip(np.take_along_axis(np.array(low), order, 0), np.take_along_axis(np.array(high), order, 0), strict=True):
+        begin = np.maximum(begin, reached)
+        total += np.where(end > begin, np.where(begin > 0, ndtr(-begin) - ndtr(-end), ndtr(end) - ndtr(begin)), 0.0)
+        reached = np.maximum(reached, end)
+    return float(np.log((total * np.exp(-(z**2) / 2)).sum() * (z[1] - z[0]) / np.sqrt(2 * np.pi)))
+
+
+def check_union(seed: int, condition: float) -> bool:
+    """Some wrong components near the own one and each other, in two turned coordinates of four; whether overlaps were subtracted."""
+    rng = np.random.default_rng(seed)
+    K, base = int(rng.integers(3, 5)), covariance(rng, 2, condition)
+    root, near, gap = np.linalg.cholesky(base), 10.0 ** rng.uniform(-14, 0), 10.0 ** rng.uniform(-10, 0.5)
+    means, covs = [10.0 ** rng.uniform(-1, 3) * rng.standard_normal(2)], [base]
+    for _ in range(K - 1):
+        G = rng.standard_normal((2, 2)) * near * rng.choice([0, 1, 1e-3])
+        covs.append(root @ (np.eye(2) + (G + G.T) / (6 * max(1, np.abs(G).max()))) @ root.T)
+        means.append(means[0] + gap * 10.0 ** rng.uniform(-1, 0.3) * root @ rng.standard_normal(2))
+    # Overlaps are computed in four coordinates or more: two in which all components are alike.
+    wide = np.stack([np.eye(4) * base.max()] * K)
+    wide[:, :2, :2] = [(c + c.T) / 2 for c in covs]
+    signatures = pair(np.pad(means, ((0, 0), (0, 2))), wide, np.arange(K))
+    small = pair(means, wide[:, :2, :2], np.arange(K))
+    try:
+        found = ladder(signatures, simulations=0, intersections=4, units="tasks").tasks[0]
+    except InputError as refused:
+        assert condition > 1e7 and "ill-conditioned" in str(refused)
+        return False
+    with mp.workdps(60):
+        truth = of_a_union([form_of(small, 0, s) for s in range(1, K)])
+    assert found["L5b"].log_value >= truth - 1e-8, (seed, condition)
+    return found["L5b"].log_value < found["L5"].log_value
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e6, 1e9])
+def test_overlaps_near_ties_are_subtracted_as_far_as_they_are_sure(condition):
+    subtracted = [check_union(seed, condition) for seed in range(5)]
+    assert any(subtracted) or condition > 1e8
+
+
+@large
+def test_two_hundred_overlaps_near_ties():
+    for seed in range(1000, 1200):
+        check_union(seed, 10.0 ** np.random.default_rng(seed).uniform(0, 12))
+
+
+# --- screening -----------------------------------------------------------------------------------------------------------
+
+
+def check_screening(seed: int, condition: float) -> tuple[int, bool]:
+    """Two components, long along one turned axis: every stage of their pairs is a bound. The pairs that were refined; whether accurate."""
+    rng = np.random.default_rng(seed)
+    factors = np.repeat(rng.normal(size=(1, 2, 1)), 2, axis=0) if seed % 2 else rng.normal(size=(2, 2, 1))
+    diagonals = rng.uniform(0.5, 2, size=(1 + seed // 2 % 2, 2)) / condition * np.ones((2, 1))
+    mean, gap = rng.normal(size=(1, 2)) * 10.0 ** rng.uniform(-1, 2), 10.0 ** rng.uniform(-14, 1)
+    step = gap * (rng.normal(size=(1, 2)) / np.sqrt(condition) if seed // 4 % 2 else factors[1].T)
+    signatures = LowRankSignatures(LowRankGaussians(np.concatenate([mean, mean + step]), factors, diagonals), np.arange(2))
+    laws = [margin_of(signatures, k, 1 - k) for k in range(2)]
+    # Components that came out identical tie for ever, which counts as an error.
+    truths = [oracle.by_integration(law) if law.w.any() or law.g.any() else mpf(0) for law in laws]
+    for negligible, refine in ((1.0, 0), (1e-300, 0), (1e-300, 4)):
+        found = screened(Rule(signatures), refine=refine, negligible=negligible, tolerance=1e-6)
+        for k in range(2):
+            assert mpf(float(found.log_tasks[k])) >= truths[k], (seed, condition, negligible, refine)
+    return found.exact + found.chernoff, bool((signatures.gaussians.accuracies <= 1e-6).all())
+
+
+@pytest.mark.parametrize("condition", [1e6, 1e9, 1e12])
+def test_screened_pairs_of_long_components_are_bounds(condition):
+    """Once exact pairs lay below the truth: by 1e-6 of themselves at a condition of 1e10, and by 3e-4 at 1e12."""
+    for seed in range(4):
+        refined, accurate = check_screening(seed, condition)
+        assert (refined > 0) == accurate
+
+
+def test_pairs_too_ill_conditioned_to_refine_are_counted_and_keep_their_bound():
+    rng = np.random.default_rng(0)
+    means = np.array([[0.0, 0.0], [1.0, 0.5], [0.5, -1.0]])
+    diagonals = np.array([[1.0, 1.0], [1.0, 1.0], [1e-15, 1e-15]])
+    signatures = LowRankSignatures(LowRankGaussians(means, rng.normal(size=(3, 2, 1)), diagonals), np.arange(3))
+    found = screened(Rule(signatures), refine=6, negligible=1e-300, tolerance=1e-6)
+    # The two pairs between the first two components; the others involve the last, whose dense covariance is singular.
+    assert found.exact + found.chernoff == 2 and "of the heaviest too ill-conditioned" in found.bound.note and not found.settled
+    assert found.bound.log_value <= found.log_closed
+
+
+@large
+def test_a_hundred_screened_pairs():
+    for seed in range(1000, 1100):
+        check_screening(seed, 10.0 ** np.random.default_rng(seed).uniform(0, 13))
+
+
+# --- pruning -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tail", ["exact", "chernoff", "bernstein"])
+def test_pruning_by_a_law_of_turned_axes_is_a_bound_or_refused(tail):
+    rng = np.random.default_rng(1)
+    for condition in (1e6, 1e8):
+        signatures = pair(rng.standard_normal((2, 2)), [covariance(rng, 2, condition) for _ in range(2)])
+        law = QueryLaw(signatures.means[:1, None], signatures.covariances[:1], np.zeros(1, int), np.zeros(1, int), np.ones(1))
+        truth = oracle.by_integration(margin_of(signatures, 0, 1))
+        assert mpf(PruningLaw.of(Rule(signatures), law, tail).threshold(0.0).log_value) >= truth
+    signatures = pair(rng.standard_normal((2, 2)), [covariance(rng, 2, 1e12) for _ in range(2)])
+    law = QueryLaw(signatures.means[:1, None], signatures.covariances[:1], np.zeros(1, int), np.zeros(1, int), np.ones(1))
+    with pytest.raises(InputError, match="ill-conditioned"):
+        PruningLaw.of(Rule(signatures), law, tail)
+
+
+# --- finite samples ------------------------------------------------------------------------------------------------------
+
+
+def check_plug_in(seed: int, n: int) -> None:
+    """No rule errs less than that of the true components, of which mpmath knows the error: nor does one that is estimated."""
+    m0, v0, m1, v1, *_ = random_pair(np.random.default_rng(seed))
+    found = plug_in_bound(pair([[m0], [m1]], [[[v0]], [[v1]]]), counts=np.array([n, n])).overall
+    with mp.workdps(60):
+        errors = (of_one_dimension(m0, v0, m1, v1, m0, v0), of_one_dimension(m1, v1, m0, v0, m1, v1))
+        # Equal components tie, but no two estimates do: one of two queries is lost.
+        truth = mpmath.log(sum(mpmath.exp(e) for e in errors) / 2) if (m0, v0) != (m1, v1) else mpmath.log(0.5)
+    assert mpf(found.log_value) >= truth, (seed, n)
+    assert exceedance(found, 0.5).log_value >= min(0.0, found.log_value)
+
+
+@pytest.mark.parametrize("n", [2, 3, 100, 10_000, 100_000])
+def test_plug_in_bounds_of_any_sample_size_are_above_the_least_error(n):
+    for seed in range(5):
+        check_plug_in(seed + n, n)
+
+
+def test_plug_in_bounds_of_turned_axes_are_above_the_least_error_or_refused():
+    rng = np.random.default_rng(1)
+    for condition in (1.0, 1e6, 1e12):
+        signatures = pair(rng.standard_normal((2, 2)), [covariance(rng, 2, condition) for _ in range(2)])
+        if condition > 1e10:
+            with pytest.raises(InputError, match="ill-conditioned"):
+                plug_in_bound(signatures, counts=np.array([100_000] * 2))
+            continue
+        found = plug_in_bound(signatures, counts=np.array([100_000] * 2))
+        truths = [oracle.by_integration(margin_of(signatures, k, 1 - k)) for k in range(2)]
+        with mp.workdps(40):
+            assert mpf(found.overall.log_value) >= mpmath.log(sum(mpmath.exp(t) for t in truths) / 2)
+
+
+@pytest.mark.parametrize(("n_s", "n_t"), [(3, 3), (3, 100_001), (100_001, 3), (1001, 1001), (100_001, 99_999)])
+def test_log_determinants_cross_their_limit_as_rarely_as_claimed_at_any_size(n_s, n_t):
+    """In one dimension their ratio has an F distribution, whose tails are those of a binomial where sizes are odd."""
+    a, b = (n_s - 1) // 2, (n_t - 1) // 2
+    for exponent in (1.0, 20.0, 300.0):
+        with mp.workdps(40):
+            ratio = mpmath.exp(mpf(log_det_limit(n_s, n_t, 1, exponent)))
+            assert mpmath.log(at_most(b - 1, a + b - 1, b / (a * ratio + b))) <= -exponent
+
+
+@large
+def test_three_hundred_plug_in_bounds():
+    for seed in range(1000, 1300):
+        check_plug_in(seed, int(10 ** np.random.default_rng(seed).uniform(0.31, 5)))
 
 
 @large

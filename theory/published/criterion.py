@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 from theory.exact import tail_probability
 from theory.frames import data_frame
 from theory.margin import margins
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _HIGH_ROOT = 15 + 6 * math.sqrt(6)
 _LOW_ROOT = 9 / _HIGH_ROOT
 # Whole numbers beyond this are not floats.
-_LARGEST = 2**53
+LARGEST = 2**53
 
 
 class Reading(StrEnum):
@@ -80,9 +80,9 @@ class Inputs:
     variance: float | None = None
 
     def __post_init__(self) -> None:
-        check_dimension(self.d)
-        check_whole("tasks", self.tasks, 2, "retrieval needs at least two tasks")
-        check_whole("components", self.components, int(self.tasks), "every task has at least one component")
+        check_whole("d", self.d, 1, "an embedding dimension", LARGEST)
+        check_whole("tasks", self.tasks, 2, "retrieval needs at least two tasks", LARGEST)
+        check_whole("components", self.components, int(self.tasks), "every task has at least one component", LARGEST)
         check_inside_unit("eps", self.eps)
         for name in ("kappa", "sigma2", "delta"):
             if not math.isfinite(getattr(self, name)):
@@ -327,17 +327,6 @@ def _largest_variance(law: QueryLaw, members: Bool[np.ndarray, " C"], share: Flo
     within = np.diagonal(law.covariances[members], axis1=1, axis2=2)
     between = (means - share @ means) ** 2
     return float((share @ (within + between)).max())
-
-
-def check_dimension(d: object) -> None:
-    """Raise `InputError` unless d is a dimension."""
-    check_whole("d", d, 1, "a dimension is at least 1")
-
-
-def check_whole(argument: str, value: object, least: int, why: str) -> None:
-    """Raise `InputError` unless a value is a whole number from `least` on."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or not least <= value <= _LARGEST:
-        raise InputError(argument, f"{value!r} is not a whole number from {least} to 2^53; {why}")
 
 
 def check_inside_unit(argument: str, value: float) -> None:

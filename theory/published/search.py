@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import Bounds, differential_evolution
 
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 from theory.exact import tail_probability
 from theory.mixture import QueryLaw
-from theory.published.criterion import Inputs, Reading, check_dimension, check_inside_unit, check_whole, first_term, second
+from theory.published.criterion import LARGEST, Inputs, Reading, check_inside_unit, first_term, second
 from theory.quadratic import QuadraticLaw
 from theory.signatures import Signatures
 from theory.tails import exponent
@@ -186,7 +186,7 @@ def counterexample(
         If d, eps or a size is out of range.
     """
     reading, family = Reading(reading), Family(family)
-    check_dimension(d)
+    check_whole("d", d, 1, "an embedding dimension", LARGEST)
     check_inside_unit("eps", eps)
     check_whole("generations", generations, 1, "one generation at least")
     check_whole("population", population, 1, "one candidate per parameter at least")

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import gammaincc, gammaln, log_ndtr
 
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 from theory.frames import data_frame
-from theory.published.criterion import Reading, check_dimension, second
+from theory.published.criterion import LARGEST, Reading, second
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +95,7 @@ def tail_claim(d: int, log_ratio: float, reading: Reading | str) -> TailClaim:
 
 def _checked(d: int, log_ratio: float) -> Float[np.ndarray, " 1"]:
     """Check both, and return `log_ratio` as an array."""
-    check_dimension(d)
+    check_whole("d", d, 1, "an embedding dimension", LARGEST)
     if not 0 < log_ratio <= _LARGEST_LOG:
         raise InputError("log_ratio", f"{log_ratio} is not inside (0, {_LARGEST_LOG:g}]; it is log(N'/eps) with N' >= 1 > eps")
     return np.array([float(log_ratio)])
