@@ -123,13 +123,16 @@ def audit(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     data: Annotated[bool, typer.Option("--data", help="Deal the stream anew, and embed some documents anew in other batches.")] = False,
     thorough: Annotated[bool, typer.Option("--thorough", help="The same of all documents, and fit signatures and heads anew.")] = False,
+    repeat: Annotated[bool, typer.Option("--repeat", help="Make the whole run again and compare every file to the bit.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recompute every number of a run's report from its raw files, by other code than the run's; status 1 if anything is amiss."""
     from empirics.audit import audit as audited
     from empirics.audit.show import print_audit
+    from empirics.record import PhaseClock
 
-    found = audited(run, with_data=data, thorough=thorough)
+    clock = PhaseClock(quiet=not sys.stderr.isatty())
+    found = audited(run, with_data=data, thorough=thorough, repeat=repeat, advance=lambda name: clock.say(f"audit: {name}"))
     if json_:
         print(json.dumps(found.to_dict(), allow_nan=False))
     else:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp
 
-from empirics.audit.bounds import RUNGS, TOLERANCE
+from empirics.audit.bounds import RUNGS, TOLERANCE, binding_pair
 from empirics.audit.draws import Drawn, draw, own_distances
 from empirics.audit.intervals import binary_kl, interval, kolmogorov_smirnov
 from empirics.audit.opened import Key, RunFiles
@@ -95,7 +95,7 @@ def check_report(files: RunFiles, found: Mapping[tuple[str, str], Recomputed], d
             continue
         entry = told[arm, name]
         tally.same(f"report.json, {arm}, {name}: dimension", entry["dimension"], files.dimension)
-        keys = list(units(files, it.law))
+        keys = list(units(it.law))
         shown = [entry["overall"], *entry["tasks"], *entry["clusters"]]
         tally.same(f"report.json, {arm}, {name}: units", len(shown), len(keys))
         rows, rng = files.bounds_of(arm, name), drawn[arm, name].rng
@@ -152,12 +152,7 @@ def _unit(
             its = None if isinstance(its, float) and math.isnan(its) else its
             if not (field == "note" and rung == "L4" and batch is None):
                 tally.same(f"{where}, {rung}: {field}", told[field], bool(its) if field == "vacuous" else its)
-        binding = (
-            None
-            if row["binding_task"] is None or np.isnan(float(row["binding_task"] if row["binding_task"] == row["binding_task"] else np.nan))
-            else [int(row["binding_task"]), int(row["binding_component"])]
-        )
-        tally.same(f"{where}, {rung}: binding", told["binding"], binding)
+        tally.same(f"{where}, {rung}: binding", told["binding"], binding_pair(row))
         against = measured if rung != "L4" or files.config["bounds"]["batch"] == 1 else batch
         _rung(tally, f"{where}, {rung}", told, against, unit["law"], verdict, files.about.get("exchangeable", True))
 
