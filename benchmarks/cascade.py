@@ -34,18 +34,18 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from empirics.adapters import Adapter, Units, active
-from empirics.backbone import Backbone, embed, encode_prefix, load_backbone
-from empirics.cascade import AdapterStages, Cascade
+from empirics.adapters.adapter import Adapter, Units, active
+from empirics.adapters.pairs import embed_pairs, stack_adapters
+from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, BackboneConfig, RunConfig, SignatureConfig, TrainingConfig
-from empirics.corpora import corpus
-from empirics.embedding import use_threads
-from empirics.estimators import shrunk_gaussian
-from empirics.pairs import embed_pairs, stack_adapters
-from empirics.record import read_tensors, write_json, write_tensors
+from empirics.data.corpora import corpus
+from empirics.encoders.backbone import Backbone, embed, encode_prefix, load_backbone
+from empirics.files.record import read_tensors, write_json, write_tensors
+from empirics.retrieval.estimators import shrunk_gaussian
+from empirics.retrieval.signatures import Projection, fit_projection
+from empirics.routing.cascade import AdapterStages, Cascade
+from empirics.runs.embedding import use_threads
 from empirics.seeding import generator
-from empirics.signatures import Projection, fit_projection
-from empirics.train import train_adapter
 from theory import Measured, Pruning, Rule, Signatures
 from theory.files import signatures_from
 from theory.pruning import Kind, least_score

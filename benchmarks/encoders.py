@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 
-from empirics.adapters import Adapter, Units
-from empirics.backbone import Backbone, assemble, load_backbone, prepared
+from empirics.adapters.adapter import Adapter, Units
 from empirics.config import BackboneConfig, StreamConfig
-from empirics.encoder import batches
-from empirics.streams import load_stream
+from empirics.data.streams import load_stream
+from empirics.encoders.backbone import Backbone, assemble, load_backbone, prepared
+from empirics.encoders.encoder import batches
 
 Work = Callable[[], Any]
 Ready = list[tuple[np.ndarray, torch.Tensor, torch.Tensor | None]]

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from empirics.index_blocks import BLOCK
-from empirics.index_files import open_index, save_index
-from empirics.signature_index import SignatureIndex
+from empirics.routing.index_blocks import BLOCK
+from empirics.routing.index_files import open_index, save_index
+from empirics.routing.signature_index import SignatureIndex
 from theory import LowRankGaussians
 
 # Tasks made at once: the index alone is to be in memory.

@@ -21,8 +21,8 @@ from fastapi import Body, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from empirics.served_cascade import ServedCascade, load_served_cascade
-from empirics.serving import Limits, Served, load_served
+from empirics.routing.served_cascade import ServedCascade, load_served_cascade
+from empirics.routing.serving import Limits, Served, load_served
 from theory.errors import InputError
 
 Next = Callable[[Request], Awaitable[Response]]

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from empirics.folders import open_ablation, open_comparison, open_run
-from empirics.record import write_bytes
+from empirics.figures.folders import open_ablation, open_comparison, open_run
+from empirics.files.record import write_bytes
 from paper_figures.style import SUFFIXES, WIDTH, figure_bytes, style
 from theory.errors import InputError
 from theory.marks import literal

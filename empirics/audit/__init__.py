@@ -19,7 +19,7 @@ from empirics.audit.result import Audit, Check, Finding
 from theory.errors import InputError
 
 if TYPE_CHECKING:
-    from empirics.streams import Stream
+    from empirics.data.streams import Stream
 
 __all__ = ["Audit", "Check", "Finding", "audit"]
 
@@ -44,16 +44,16 @@ def audit(
     repeat : bool
         Make the whole run again from its settings, which takes as long as the run, and compare every file to the bit.
     advance : callable, optional
-        Told the name of each check as it begins.
+        Told the name of each check as it begins. Without it, a run that is made again shows no progress either.
 
     Raises
     ------
     InputError
         If the folder holds no finished run of this version's schema.
     """
-    from empirics.record import MARKER
-    from empirics.report import SCHEMA
-    from empirics.run_folder import finished, read_about
+    from empirics.files.record import MARKER
+    from empirics.reports.report import SCHEMA
+    from empirics.runs.run_folder import finished, read_about
 
     start = time.perf_counter()
     about = read_about(folder)
@@ -108,7 +108,7 @@ def audit(
         from empirics.audit.repeated import check_repeated
 
         def repeated() -> Check:
-            check, conclusive = check_repeated(files)
+            check, conclusive = check_repeated(files, quiet=advance is None)
             if conclusive:
                 settled.extend(["--data", "--thorough", "--repeat"])
             return check

@@ -9,7 +9,7 @@ from scipy.linalg import subspace_angles
 
 from empirics.audit.opened import RunFiles
 from empirics.audit.result import Check, Tally
-from empirics.record import read_json
+from empirics.files.record import read_json
 
 
 def check_adapters(files: RunFiles) -> Check:

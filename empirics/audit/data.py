@@ -18,11 +18,11 @@ from empirics.audit.laws import ledoit_wolf
 from empirics.audit.opened import RunFiles
 from empirics.audit.result import Check, Tally
 from empirics.config import RunConfig
-from empirics.run_folder import PROJECTIONS
+from empirics.runs.run_folder import PROJECTIONS
 from empirics.seeding import generator
 
 if TYPE_CHECKING:
-    from empirics.streams import Stream
+    from empirics.data.streams import Stream
 
 # Documents of each table that are embedded anew: drawn at random, and those that were nearest to being sent elsewhere.
 _DRAWN, _NEAREST = 24, 8
@@ -35,8 +35,8 @@ _TOLERANCE, _COARSE = 1e-4, 5e-2
 
 def check_stream(files: RunFiles) -> tuple[Check, Stream]:
     """Deal the stream anew and hold the tables of documents against it; returns the stream, too."""
-    from empirics.origin import data_digest
-    from empirics.streams import load_stream
+    from empirics.data.streams import load_stream
+    from empirics.runs.origin import data_digest
 
     tally = Tally(
         "stream", "documents, parts, tasks and labels against the data, dealt anew from the run's seed; no text in two parts", "reproduced"
@@ -124,9 +124,9 @@ def check_embeddings(files: RunFiles, stream: Stream, thorough: bool) -> Check:
 
 
 def _embedded(tally: Tally, files: RunFiles, stream: Stream, thorough: bool) -> _Anew:
-    from empirics.adapters import active, load_adapter
-    from empirics.backbone import embed, encode_prefix, load_backbone
-    from empirics.origin import weights_digest
+    from empirics.adapters.adapter import active, load_adapter
+    from empirics.encoders.backbone import embed, encode_prefix, load_backbone
+    from empirics.runs.origin import weights_digest
 
     config = RunConfig.model_validate(files.config)
     backbone = load_backbone(config.backbone.model_copy(update={"batch_size": _BATCH}))
@@ -243,7 +243,7 @@ def _refitted(tally: Tally, files: RunFiles, key: str, anew: _Anew) -> None:
 
 def _heads(tally: Tally, files: RunFiles, anew: _Anew) -> None:
     """Classes that the retrieved tasks' heads give; near a boundary, embeddings in other batches may fall to the other side."""
-    from empirics.heads import fit_head
+    from empirics.retrieval.heads import fit_head
 
     config = RunConfig.model_validate(files.config)
     differ = total = 0

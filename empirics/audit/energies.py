@@ -7,7 +7,7 @@ import numpy as np
 from empirics.audit.forms import blocks, covariances
 from empirics.audit.opened import ARMS, RunFiles
 from empirics.audit.result import Check, Tally
-from empirics.run_folder import PROJECTIONS
+from empirics.runs.run_folder import PROJECTIONS
 
 # Rounding of distances, relative to their size; inverses of ill-conditioned covariances cost some digits.
 _TOLERANCE = 1e-8

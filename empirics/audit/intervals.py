@@ -1,4 +1,4 @@
-"""Binomial limits and tests by other routes than `theory.certificates` and `empirics.compare` take."""
+"""Binomial limits and tests by other routes than `theory.certificates` and `empirics.reports.verdicts` take."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from empirics.audit.forms import QueryLaw, Scores, covariances, read_scores
-from empirics.record import read_json, read_parquet, read_tensors
+from empirics.files.record import read_json, read_parquet, read_tensors
 
 # A unit of the report: overall, a task or a cluster, and its number.
 Key = tuple[str, int | None]

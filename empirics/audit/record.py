@@ -6,7 +6,7 @@ import numpy as np
 
 from empirics.audit.opened import ARMS, RunFiles
 from empirics.audit.result import Check, Tally
-from empirics.manifest import MANIFEST, check_manifest, read_manifest
+from empirics.files.manifest import MANIFEST, check_manifest, read_manifest
 
 # Settings that leave no trace in the files beyond run.json, report.json and the digests, and what shows that the run had them.
 _UNSEEN = (

@@ -11,11 +11,11 @@ from typing import Any
 
 from empirics.audit.opened import RunFiles
 from empirics.audit.result import Check, Tally
-from empirics.claim import flat
 from empirics.config import RunConfig
-from empirics.manifest import MANIFEST
-from empirics.record import read_json
-from empirics.times import without_times
+from empirics.files.claim import flat
+from empirics.files.manifest import MANIFEST
+from empirics.files.record import read_json
+from empirics.files.times import without_times
 
 # What holds the times of a run, and is held against the other files instead (`empirics.audit.printed`, `empirics.audit.record`).
 _ELSEWHERE = (MANIFEST, "report.md", "report.html")
@@ -27,11 +27,11 @@ _COMMIT = "environment.commit"
 _NAMED = 5
 
 
-def check_repeated(files: RunFiles) -> tuple[Check, bool]:
+def check_repeated(files: RunFiles, *, quiet: bool) -> tuple[Check, bool]:
     """Make the run again in a temporary folder; returns the check, and whether it settles what it looked at."""
-    from empirics.embedding import open_stream, use_threads
-    from empirics.origin import origin, origin_differences
-    from empirics.pipeline import run
+    from empirics.runs.embedding import open_stream, use_threads
+    from empirics.runs.origin import origin, origin_differences
+    from empirics.runs.pipeline import run
 
     tally = Tally("repeated", "the run made again from its settings: every file to the byte, but for the times that it took", "repeated")
     config = RunConfig.model_validate(files.config)
@@ -47,7 +47,7 @@ def check_repeated(files: RunFiles) -> tuple[Check, bool]:
         return tally.check(), False
     with tempfile.TemporaryDirectory() as place:
         made = Path(place) / "run"
-        run(config, made)
+        run(config, made, quiet=quiet)
         unlike = _compared(tally, files.folder, made)
     if unlike and elsewhere:
         tally.skip(f"the run made again, by other code ({elsewhere[0]}): {len(unlike)} files differ, the first {next(iter(unlike))}")

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import nn
 
 from empirics import processes
-from empirics.adapters import Adapter, Units
-from empirics.anatomy import placed
-from empirics.backbone import Backbone, PrefixSource, embed_batches, suffix
+from empirics.adapters.adapter import Adapter, Units
+from empirics.encoders.anatomy import placed
+from empirics.encoders.backbone import Backbone, PrefixSource, embed_batches, suffix
 
 # As in PEFT: the best three adapters share a token by a softmax of temperature one.
 TOP_K = 3

@@ -7,11 +7,11 @@ import time
 import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from empirics.adapters import active
-from empirics.backbone import embed
+from empirics.adapters.adapter import active
+from empirics.adapters.training import continue_adapter, train_adapter
+from empirics.encoders.backbone import embed
 from empirics.methods.per_task import adapter_bytes, documents_bytes
 from empirics.methods.problem import Outcome, Problem, from_class_scores
-from empirics.train import continue_adapter, train_adapter
 
 
 def sequential(problem: Problem) -> Outcome:

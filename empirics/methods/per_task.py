@@ -17,19 +17,19 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from empirics.adapters import Adapter, active, composed_adapter, composition_tensors
-from empirics.backbone import embed, encode_prefix
+from empirics.adapters.adapter import Adapter, active, composed_adapter, composition_tensors
+from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig
-from empirics.documents import Input
-from empirics.estimators import shrunk_gaussian
-from empirics.heads import fit_head, head_bytes
-from empirics.images import item_bytes
+from empirics.data.documents import Input
+from empirics.data.images import item_bytes
+from empirics.encoders.backbone import embed, encode_prefix
 from empirics.methods.arrow import gate_shares
 from empirics.methods.problem import Outcome, Problem, from_task_scores
 from empirics.methods.retrieval import Remedy, Space, fit_retrieval, joined
+from empirics.retrieval.estimators import shrunk_gaussian
+from empirics.retrieval.heads import fit_head, head_bytes
+from empirics.retrieval.signatures import rule_tensors, signature_bytes
 from empirics.seeding import sklearn_seed
-from empirics.signatures import rule_tensors, signature_bytes
-from empirics.train import train_adapter
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from empirics.backbone import Backbone, PrefixSource
 from empirics.config import RunConfig
-from empirics.documents import Input
+from empirics.data.documents import Input
+from empirics.data.streams import Stream
+from empirics.encoders.backbone import Backbone, PrefixSource
 from empirics.seeding import generator
-from empirics.streams import Stream
 from theory.errors import InputError
 
 
@@ -28,7 +28,7 @@ class Problem:
     backbone : Backbone
     source : PrefixSource
         Of all documents; its `frozen` embeddings are what methods without adapters see.
-    corpus : tuple of str or of empirics.images.Item
+    corpus : tuple of str or of empirics.data.images.Item
         Documents of a generic corpus that belong to no task; none unless a method asks for them.
     """
 

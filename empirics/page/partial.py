@@ -6,7 +6,7 @@ from empirics.page.downloads import settings_file
 from empirics.page.fields import document
 from empirics.page.model import Cell, Listing, Page, Paragraph, Prose, Section, Table
 from empirics.page.provenance import environment_rows, settings_listing
-from empirics.run_folder import Progress
+from empirics.runs.run_folder import Progress
 
 
 def partial_page(progress: Progress) -> Page:

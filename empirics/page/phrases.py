@@ -7,7 +7,7 @@ from typing import Any
 
 from empirics.page.fields import Field, Value
 from empirics.page.model import Cell, Drawing, Figure, Mark, Prose, joined, words, worth
-from empirics.report import ARM_LABELS
+from empirics.reports.report import ARM_LABELS
 from theory.bound import Assumption
 
 LAW_LABELS = {

@@ -28,7 +28,7 @@ from empirics.page.phrases import (
     verdict,
 )
 from empirics.page.provenance import provenance
-from empirics.report import ARM_LABELS, Report
+from empirics.reports.report import ARM_LABELS, Report
 from theory.bound import Assumption
 
 _NOT_EXCHANGEABLE: Prose = (

@@ -8,7 +8,7 @@ from typing import Any
 from empirics.page.fields import Field, document
 from empirics.page.model import Block, Cell, Page, Paragraph, Prose, Section, Table, joined, words
 from empirics.page.phrases import LEGEND, arm_prose, interval_prose, law_cell, rung_cell, rung_titles, tightest_cell
-from empirics.report import ARM_LABELS
+from empirics.reports.report import ARM_LABELS
 from theory.bound import Assumption
 
 
@@ -18,7 +18,7 @@ def side_by_side(comparison: Mapping[str, Any]) -> Page:
     Parameters
     ----------
     comparison : mapping
-        What `empirics.run_comparison.compare_runs` gives.
+        What `empirics.comparisons.run_comparison.compare_runs` gives.
     """
     root = document(comparison, "comparison.json")
     runs = list(root["runs"])

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from empirics.folders import open_run
-from empirics.manifest import update_manifest
+from empirics.figures.folders import open_run
+from empirics.files.manifest import update_manifest
+from empirics.files.record import write_bytes
 from empirics.page.figures import run_drawings
 from empirics.page.html import html, need_report_extra
 from empirics.page.partial import partial_page
 from empirics.page.run import run_page
 from empirics.page.side_by_side import side_by_side
-from empirics.record import write_bytes
-from empirics.run_folder import Progress
+from empirics.runs.run_folder import Progress
 from theory.errors import InputError
 
 NAME = "report.html"
@@ -59,7 +59,7 @@ def write_partial_page(folder: Path, found: Progress) -> Path:
 
 
 def write_comparison_page(comparison: Mapping[str, Any], path: Path) -> None:
-    """Write the page of what `empirics.run_comparison.compare_runs` gave.
+    """Write the page of what `empirics.comparisons.run_comparison.compare_runs` gave.
 
     Raises
     ------

@@ -29,18 +29,18 @@ sweep_app = typer.Typer(
     no_args_is_help=True,
 )
 _Grid = Annotated[str, typer.Argument(metavar="GRID", help="YAML or TOML file of settings and their values, or the name of a shipped one.")]
-_Out = Annotated[Path | None, typer.Option(help="Folder of the sweep, which may hold others; runs/sweep-NAME by default.")]
+_Out = Annotated[Path | None, typer.Option(help="Folder of the sweep, which may hold other sweeps; runs/sweep-GRID by default.")]
 
 
 @sweep_app.command("run")
 def run(
     grid: _Grid,
     out: _Out = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; the cores over the threads of a cell by default.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Number of processes; by default the cores over the threads of a cell.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers compute: tcp://head:8786.")] = None,
     retries: Annotated[int, typer.Option(min=1, help="How often a cell whose process was killed is tried again.")] = 1,
-    json_: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the table as JSON instead.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Compute the cells that are missing, and write one table; status 3 if a cell failed."""
     from empirics.sweep.grid import grid_path, read_grid
@@ -68,7 +68,7 @@ def run(
 def status(
     grid: Annotated[str, typer.Argument(metavar="GRID", help="The grid, or the folder of a sweep.")],
     out: _Out = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Tell how many cells are done, failed, running and missing, without computing any."""
     from empirics.sweep.grid import grid_path, read_grid

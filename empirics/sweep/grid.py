@@ -77,7 +77,7 @@ class Cell:
     ----------
     kind : {"run", "compare"}
     order : int or None
-        Task order of a comparison, of those that `empirics.comparison.task_orders` draws.
+        Task order of a comparison, of those that `empirics.comparisons.comparison.task_orders` draws.
     changes : mapping from setting to value
         What the grid says of this cell.
     config : RunConfig

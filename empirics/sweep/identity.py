@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from empirics.config import RunConfig
-from empirics.hub import HUB_STREAMS
+from empirics.data.hub import HUB_STREAMS
 from empirics.sweep.grid import Cell
 from theory.errors import InputError
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from empirics.record import read_json
+from empirics.files.record import read_json
 from empirics.sweep.grid import Cell, label
 from empirics.sweep.store import State, cell_folder, check_store, failure, places, state
 from empirics.sweep.table import SHORT

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from empirics.files.record import read_json, write_bytes, write_json
 from empirics.processes import is_main
-from empirics.record import read_json, write_bytes, write_json
 from empirics.sweep.grid import Cell
 from empirics.sweep.identity import cell_key, identity
 from theory.errors import InputError

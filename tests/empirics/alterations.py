@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from empirics.adapters import adapter_digest, load_adapter
+from empirics.adapters.adapter import adapter_digest, load_adapter
 from empirics.audit.data import _chosen
 from empirics.audit.opened import RunFiles
 from empirics.config import RunConfig
-from empirics.evaluation import evaluate, load_rule
-from empirics.record import PhaseClock, read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet, write_tensors
-from empirics.report import Report, markdown
-from empirics.signatures import own_distances
+from empirics.files.record import PhaseClock, read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet, write_tensors
+from empirics.reports.report import Report, markdown
+from empirics.retrieval.signatures import own_distances
+from empirics.runs.evaluation import evaluate, load_rule
 
 
 @dataclass(frozen=True)

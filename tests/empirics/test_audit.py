@@ -30,9 +30,9 @@ from empirics.audit.tails import Laws, log_chernoff, log_moments
 from empirics.audit.tails import log_probability as log_tail
 from empirics.cli import app
 from empirics.config import load_config
-from empirics.manifest import write_manifest
+from empirics.files.manifest import write_manifest
 from empirics.page.write import write_run_page
-from empirics.pipeline import run
+from empirics.runs.pipeline import run
 from theory import QuadraticLaw
 from theory.errors import InputError
 

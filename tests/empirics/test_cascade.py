@@ -17,17 +17,17 @@ from test_certify import ALPHABETS, table, trained
 from test_multi import adapters
 from typer.testing import CliRunner
 
-from empirics.backbone import encode_prefix
-from empirics.cascade import AdapterStages, Cascade
-from empirics.certified_cascade import fit_pruning, load_cascade
-from empirics.certify import certify
+from empirics.adapters.multi import embed_all
+from empirics.adapters.pairs import stack_adapters
 from empirics.cli import app
 from empirics.config import load_certify_config
-from empirics.multi import embed_all
-from empirics.pairs import stack_adapters
-from empirics.rounding import rounded_up
-from empirics.router import load_router
-from empirics.signatures import fit_projection
+from empirics.encoders.backbone import encode_prefix
+from empirics.reports.rounding import rounded_up
+from empirics.retrieval.signatures import fit_projection
+from empirics.routing.cascade import AdapterStages, Cascade
+from empirics.routing.certified_cascade import fit_pruning, load_cascade
+from empirics.routing.certify import certify
+from empirics.routing.router import load_router
 from theory import InputError, Rule, Signatures
 from theory.files import signatures_from
 from theory.pruning import Pruning, least_score

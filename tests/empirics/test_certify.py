@@ -16,16 +16,16 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from empirics.adapters import active
-from empirics.backbone import embed, encode_prefix
-from empirics.certificate import Certificate
-from empirics.certify import certify, named_folders
+from empirics.adapters.adapter import active
+from empirics.adapters.peft_folders import for_adapters, read_peft_folder
 from empirics.cli import main
 from empirics.config import load_certify_config
-from empirics.documents import column
-from empirics.peft_folders import for_adapters, read_peft_folder
-from empirics.record import read_tensors
-from empirics.samples import LEAST, PARTS, check_samples, read_samples
+from empirics.data.documents import column
+from empirics.data.samples import LEAST, PARTS, check_samples, read_samples
+from empirics.encoders.backbone import embed, encode_prefix
+from empirics.files.record import read_tensors
+from empirics.routing.certificate import Certificate
+from empirics.routing.certify import certify, named_folders
 from theory import InputError, Rule, clopper_pearson, read_signatures, simultaneous_certificates
 from theory.certificates import upper_limit
 from theory.mixture import Gaussians
@@ -187,7 +187,7 @@ def test_adapters_together_or_one_after_the_other_are_the_same(bert, folders, tm
 
 
 def test_a_law_too_large_for_memory_leaves_l8_alone(bert, folders, monkeypatch):
-    monkeypatch.setattr("empirics.certify._LARGEST_LAW", 4)
+    monkeypatch.setattr("empirics.routing.certify._LARGEST_LAW", 4)
     found = certify(folders, table(), load_certify_config({}), backbone=bert)
     assert all(unit.law is None and unit.rungs == {} and unit.certificate.value < 1 for unit in found.rules[0].tasks)
 

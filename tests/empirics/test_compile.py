@@ -12,13 +12,13 @@ import tiny
 import torch
 from test_multi import adapter
 
-from empirics import encoder
-from empirics.adapters import active
-from empirics.anatomy import run_block
-from empirics.backbone import Backbone, embed, encode_prefix
+from empirics.adapters.adapter import active
+from empirics.adapters.multi import embed_all
+from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, TrainingConfig
-from empirics.multi import embed_all
-from empirics.train import train_adapter
+from empirics.encoders import encoder
+from empirics.encoders.anatomy import run_block
+from empirics.encoders.backbone import Backbone, embed, encode_prefix
 from theory import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

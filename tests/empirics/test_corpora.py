@@ -10,8 +10,8 @@ import sys
 import pandas as pd
 import pytest
 
-from empirics import corpora
-from empirics.corpora import corpus, read_tab
+from empirics.data import corpora
+from empirics.data.corpora import corpus, read_tab
 from theory.errors import InputError
 
 HEAD = "Category\tText\nd\tstring\nclass\t\n"

@@ -26,11 +26,12 @@ import tiny
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 
-from empirics import embedding, record
 from empirics.cli import main
 from empirics.config import StreamConfig
-from empirics.record import read_json, read_parquet, read_tensors
-from empirics.streams import load_stream
+from empirics.data.streams import load_stream
+from empirics.files import record
+from empirics.files.record import read_json, read_parquet, read_tensors
+from empirics.runs import embedding
 from theory.files import UNFINISHED
 
 pytestmark = pytest.mark.filterwarnings("ignore")

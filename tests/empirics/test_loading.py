@@ -15,15 +15,15 @@ import tiny
 import torch
 from test_multi import adapter
 
-from empirics.adapters import active, save_adapter
-from empirics.anatomy import find_narrow
-from empirics.backbone import embed, encode_prefix
+from empirics.adapters.adapter import active, save_adapter
+from empirics.adapters.multi import embed_all
+from empirics.adapters.peft_folders import read_peft_folder
+from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, TrainingConfig
-from empirics.images import Image
-from empirics.loading import ahead, prepared_images
-from empirics.multi import embed_all
-from empirics.peft_folders import read_peft_folder
-from empirics.train import train_adapter
+from empirics.data.images import Image
+from empirics.encoders.anatomy import find_narrow
+from empirics.encoders.backbone import embed, encode_prefix
+from empirics.encoders.loading import ahead, prepared_images
 from theory import InputError
 
 CPU = torch.device("cpu")

@@ -14,19 +14,19 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.arrow import ArrowLoraLinearLayer
 from peft.tuners.lora.config import ArrowConfig
 
-from empirics.adapters import Adapter, Units, active
-from empirics.anatomy import placed
-from empirics.backbone import Backbone, embed, encode_prefix
+from empirics.adapters.adapter import Adapter, Units, active
 from empirics.config import RunConfig
-from empirics.estimators import shrunk_gaussian
+from empirics.data.streams import Stream, Task
+from empirics.encoders.anatomy import placed
+from empirics.encoders.backbone import Backbone, embed, encode_prefix
 from empirics.methods import METHODS, per_task
 from empirics.methods.arrow import Routed, gate_shares, prototype, routed
 from empirics.methods.per_task import AdapterSet, train_adapters
 from empirics.methods.problem import Outcome, Problem, from_class_scores, from_task_scores, reordered
 from empirics.methods.retrieval import fit_retrieval
-from empirics.metrics import forgetting, stage_matrix
-from empirics.signatures import fit_projection
-from empirics.streams import Stream, Task
+from empirics.reports.metrics import forgetting, stage_matrix
+from empirics.retrieval.estimators import shrunk_gaussian
+from empirics.retrieval.signatures import fit_projection
 from theory import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

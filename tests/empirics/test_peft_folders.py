@@ -17,9 +17,9 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
-from empirics.adapters import Units, active, load_adapter, save_adapter
-from empirics.backbone import embed, encode_prefix
-from empirics.peft_folders import CONFIG, WEIGHTS, for_adapters, read_peft_folder
+from empirics.adapters.adapter import Units, active, load_adapter, save_adapter
+from empirics.adapters.peft_folders import CONFIG, WEIGHTS, for_adapters, read_peft_folder
+from empirics.encoders.backbone import embed, encode_prefix
 from theory import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from empirics import record
-from empirics.claim import claim_folder
-from empirics.record import (
+from empirics.files import record
+from empirics.files.claim import claim_folder
+from empirics.files.record import (
     PhaseClock,
     environment,
     read_json,
@@ -126,7 +126,7 @@ def test_tensor_bytes_do_not_depend_on_order_memory_layout_or_process(tmp_path):
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
     # The order of the format's own map is drawn anew in each process, so one process proves nothing.
     code = (
-        "import sys, numpy as np; from pathlib import Path; from empirics.record import write_tensors;"
+        "import sys, numpy as np; from pathlib import Path; from empirics.files.record import write_tensors;"
         "write_tensors(Path(sys.argv[1]), {'b': np.arange(6, dtype=np.float32).reshape(2, 3), 'a': np.array([1, 2]),"
         "'e': np.zeros((0, 4)), 's': np.array(3.5)},"
         "{f'key{i}': f'value {i}' for i in range(20)})"
@@ -190,7 +190,7 @@ def test_environment_without_git_has_no_commit(monkeypatch):
 def test_peak_memory_is_in_bytes_and_grows():
     # In a process of its own: in this one the peak may be high already, from whatever other tests did.
     code = (
-        "import numpy as np; from empirics.record import peak_memory_bytes;"
+        "import numpy as np; from empirics.files.record import peak_memory_bytes;"
         "before = peak_memory_bytes(); block = np.ones(before // 8 + 2**23); print(before, peak_memory_bytes())"
     )
     before, after = map(int, subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())

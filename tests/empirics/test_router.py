@@ -11,10 +11,10 @@ import pytest
 import tiny
 from test_certify import ALPHABETS, table, trained
 
-from empirics.certify import certify
 from empirics.config import load_certify_config
-from empirics.record import read_tensors, write_tensors
-from empirics.router import load_router
+from empirics.files.record import read_tensors, write_tensors
+from empirics.routing.certify import certify
+from empirics.routing.router import load_router
 from theory import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

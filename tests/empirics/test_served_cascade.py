@@ -11,10 +11,10 @@ import tiny
 from test_certify import ALPHABETS, table, trained
 from test_serving import finished  # noqa: F401
 
-from empirics.certify import certify
 from empirics.config import load_certify_config
-from empirics.served_cascade import load_served_cascade
-from empirics.serving import Limits, load_served
+from empirics.routing.certify import certify
+from empirics.routing.served_cascade import load_served_cascade
+from empirics.routing.serving import Limits, load_served
 from theory import InputError
 from theory.conformal import conformal_sets
 

@@ -14,11 +14,11 @@ import pytest
 import tiny
 from test_certify import ALPHABETS, table, trained
 
-from empirics.certify import certify
 from empirics.config import load_certify_config, load_config
-from empirics.embedding import open_stream
-from empirics.pipeline import run
-from empirics.serving import Limits, load_served, worker_of
+from empirics.routing.certify import certify
+from empirics.routing.serving import Limits, load_served, worker_of
+from empirics.runs.embedding import open_stream
+from empirics.runs.pipeline import run
 from theory import InputError
 from theory.conformal import conformal_sets
 
@@ -152,7 +152,7 @@ def test_one_encoder_has_one_thread_whoever_serves_it(certified, bert):
 )
 def test_what_should_not_be_asked_is_refused(certified, bert, monkeypatch, inputs, message):
     served = load_served(certified, backbone=bert, limits=Limits(inputs=8, characters=50))
-    monkeypatch.setattr("empirics.router.encode_prefix", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr("empirics.routing.router.encode_prefix", lambda *_: pytest.fail("work was begun"))
     with pytest.raises(InputError, match=f"inputs: .*{message}"):
         served.answer(inputs)
 
@@ -161,7 +161,7 @@ def test_an_error_within_leaves_the_encoder_free(certified, bert, monkeypatch):
     served = load_served(certified, backbone=bert)
     want = served.answer(["abc"])
     with monkeypatch.context() as patch:
-        patch.setattr("empirics.pairs.suffix", lambda *_: 1 / 0)
+        patch.setattr("empirics.adapters.pairs.suffix", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             served.answer(["abc"])
     assert served.answer(["abc"]) == want

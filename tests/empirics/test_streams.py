@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from empirics import corpora, streams
 from empirics.config import StreamConfig
+from empirics.data import corpora, streams
+from empirics.data.streams import PARTS, Task, build_stream, deal, load_stream
 from empirics.seeding import generator
-from empirics.streams import PARTS, Task, build_stream, deal, load_stream
 from theory.errors import InputError
 
 

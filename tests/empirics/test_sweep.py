@@ -14,10 +14,11 @@ import pytest
 import tiny_sweep
 from pandas.testing import assert_frame_equal
 
-from empirics import comparison, embedding
 from empirics.cli import main
-from empirics.comparison import compare
-from empirics.pipeline import run
+from empirics.comparisons import comparison
+from empirics.comparisons.comparison import compare
+from empirics.runs import embedding
+from empirics.runs.pipeline import run
 from empirics.sweep import run as sweeping
 from empirics.sweep import work
 from empirics.sweep.grid import read_grid

@@ -1,0 +1,1 @@
+"""Runs and methods side by side."""

@@ -1,0 +1,1 @@
+"""Frozen encoders of text and images, cut where adapters begin."""

@@ -1,0 +1,1 @@
+"""Tables and drawings of what lies in folders of runs. No torch."""

@@ -1,0 +1,1 @@
+"""Routing among adapters that were trained before: certified, searched in stages, served."""
