@@ -41,8 +41,9 @@ LAYERS = (
     ("adapters",),
     ("runs", "methods"),
     ("comparisons", "routing"),
-    ("figures", "audit", "sweep"),
+    ("figures", "sweep"),
     ("page",),
+    ("audit",),
     ("cli",),
     ("entry",),
 )

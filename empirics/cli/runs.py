@@ -105,13 +105,19 @@ def audit(
         bool,
         typer.Option("--thorough", help="As --data with all documents; also fit signatures and heads anew."),
     ] = False,
+    repeat: Annotated[
+        bool,
+        typer.Option("--repeat", help="Also make the whole run again from its settings, and compare every file to the bit."),
+    ] = False,
+    quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
     """Recompute every number of a run's report from its raw files, by other code than the run's; status 1 if anything is amiss."""
     from empirics.audit import audit as audited
     from empirics.audit.show import print_audit
+    from empirics.files.record import PhaseClock
 
-    found = audited(run, with_data=data, thorough=thorough)
+    found = audited(run, with_data=data, thorough=thorough, repeat=repeat, advance=None if quiet else PhaseClock().say)
     if json_:
         print(json.dumps(found.to_dict(), allow_nan=False))
     else:

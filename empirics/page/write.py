@@ -34,11 +34,15 @@ def write_run_page(folder: Path) -> Path:
         If the extra `report` is not installed, or a file of the run is missing or damaged.
     """
     need_report_extra()
-    run = open_run(folder)
-    page = run_page(run.report, run.slack, run_drawings(run.report, run.slack, run.own_distances(run.arm())))
-    write_bytes(folder / NAME, html(page))
+    write_bytes(folder / NAME, printed_run_page(folder))
     update_manifest(folder, [NAME])
     return folder / NAME
+
+
+def printed_run_page(folder: Path) -> bytes:
+    """The page of a finished run, as `write_run_page` writes it."""
+    run = open_run(folder)
+    return html(run_page(run.report, run.slack, run_drawings(run.report, run.slack, run.own_distances(run.arm()))))
 
 
 def write_partial_page(folder: Path, found: Progress) -> Path:
