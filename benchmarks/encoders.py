@@ -14,8 +14,9 @@ from timing import in_turn
 from empirics.adapters.adapter import Adapter, Units
 from empirics.config import BackboneConfig, StreamConfig
 from empirics.data.streams import load_stream
-from empirics.encoders.backbone import Backbone, assemble, load_backbone, prepared
-from empirics.encoders.encoder import batches
+from empirics.encoders.backbone import load_backbone
+from empirics.encoders.encoder import Backbone, assemble, batches
+from empirics.encoders.prefix import prepared
 
 Work = Callable[[], Any]
 Ready = list[tuple[np.ndarray, torch.Tensor, torch.Tensor | None]]

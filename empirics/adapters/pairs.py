@@ -19,9 +19,9 @@ from empirics import processes
 from empirics.adapters.adapter import rounded
 from empirics.adapters.stack import AdapterStack, stack_adapters
 from empirics.encoders.anatomy import placed
-from empirics.encoders.backbone import Advance, Backbone, PrefixSource, embed_batches, suffix
-from empirics.encoders.encoder import check_embeddings
+from empirics.encoders.encoder import Advance, Backbone, check_embeddings, suffix
 from empirics.encoders.loading import moved
+from empirics.encoders.prefix import PrefixSource, embed_batches
 from theory.errors import InputError
 
 __all__ = ["AdapterStack", "embed_pairs", "stack_adapters"]

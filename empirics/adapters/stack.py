@@ -13,7 +13,7 @@ from torch import nn
 
 from empirics.adapters.adapter import Adapter
 from empirics.encoders.anatomy import placed, run_block
-from empirics.encoders.backbone import Backbone
+from empirics.encoders.encoder import Backbone
 from empirics.encoders.loading import moved
 from theory.errors import InputError
 

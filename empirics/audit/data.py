@@ -125,7 +125,8 @@ def check_embeddings(files: RunFiles, stream: Stream, thorough: bool) -> Check:
 
 def _embedded(tally: Tally, files: RunFiles, stream: Stream, thorough: bool) -> _Anew:
     from empirics.adapters.adapter import active, load_adapter
-    from empirics.encoders.backbone import embed, encode_prefix, load_backbone
+    from empirics.encoders.backbone import load_backbone
+    from empirics.encoders.prefix import embed, encode_prefix
     from empirics.runs.origin import weights_digest
 
     config = RunConfig.model_validate(files.config)

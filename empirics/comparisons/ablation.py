@@ -35,7 +35,7 @@ from theory.errors import InputError
 
 if TYPE_CHECKING:
     from empirics.data.streams import Stream
-    from empirics.encoders.backbone import Backbone
+    from empirics.encoders.encoder import Backbone
 
 # Names are those of folders, too.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

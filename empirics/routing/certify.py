@@ -18,7 +18,9 @@ from empirics.adapters.multi import embed_all
 from empirics.adapters.peft_folders import PeftFolder, for_adapters, read_peft_folder
 from empirics.config import CertifyConfig
 from empirics.data.samples import PARTS, Samples, check_samples
-from empirics.encoders.backbone import Advance, Backbone, PrefixSource, embed, encode_prefix, load_backbone
+from empirics.encoders.backbone import load_backbone
+from empirics.encoders.encoder import Advance, Backbone
+from empirics.encoders.prefix import PrefixSource, embed, encode_prefix
 from empirics.files.claim import claimed, finish_folder
 from empirics.files.record import PhaseClock, environment, write_json, write_parquet, write_tensors
 from empirics.reports.verdicts import Distances, judge_law, judge_rung

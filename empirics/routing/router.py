@@ -17,7 +17,9 @@ from empirics.adapters.multi import embed_all
 from empirics.adapters.peft_folders import for_adapters, read_peft_folder
 from empirics.adapters.stack import AdapterStack, stack_adapters
 from empirics.config import CertifyConfig, RunConfig
-from empirics.encoders.backbone import Backbone, encode_prefix, load_backbone
+from empirics.encoders.backbone import load_backbone
+from empirics.encoders.encoder import Backbone
+from empirics.encoders.prefix import encode_prefix
 from empirics.files.record import read_json, read_tensors
 from empirics.retrieval.signatures import Projection, read_rule_tensors
 from empirics.routing.certificate import SCHEMA, Certificate

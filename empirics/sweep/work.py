@@ -26,7 +26,8 @@ from empirics.sweep.store import Place, begun, fail, finish, locked, note_begun
 
 if TYPE_CHECKING:
     from empirics.data.streams import Stream
-    from empirics.encoders.backbone import Backbone, PrefixSource
+    from empirics.encoders.encoder import Backbone
+    from empirics.encoders.prefix import PrefixSource
 
 # A disk that is full, over its quota, or read-only: no other cell would fare better.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

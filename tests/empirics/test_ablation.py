@@ -18,7 +18,7 @@ from empirics.adapters.training import train_adapter
 from empirics.comparisons.ablation import ablate, chosen_variants, read_variants
 from empirics.config import RunConfig, load_config
 from empirics.data.streams import load_stream, training_parts
-from empirics.encoders.backbone import embed, encode_prefix
+from empirics.encoders.prefix import embed, encode_prefix
 from empirics.files.record import PhaseClock, read_tensors
 from empirics.runs import embedding, pipeline
 from empirics.runs.evaluation import evaluate

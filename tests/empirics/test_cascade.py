@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from empirics.adapters.multi import embed_all
 from empirics.adapters.stack import stack_adapters
 from empirics.cli import app
-from empirics.encoders.backbone import encode_prefix
+from empirics.encoders.prefix import encode_prefix
 from empirics.reports.rounding import rounded_up
 from empirics.retrieval.signatures import fit_projection
 from empirics.routing.cascade import AdapterStages, Cascade

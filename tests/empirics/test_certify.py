@@ -23,7 +23,7 @@ from empirics.cli import main
 from empirics.config import load_certify_config
 from empirics.data.documents import column
 from empirics.data.samples import LEAST, PARTS, check_samples, read_samples
-from empirics.encoders.backbone import embed, encode_prefix
+from empirics.encoders.prefix import embed, encode_prefix
 from empirics.files.record import read_tensors
 from empirics.routing.certificate import Certificate
 from empirics.routing.certify import certify, named_folders

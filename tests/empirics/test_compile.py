@@ -18,7 +18,8 @@ from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, TrainingConfig
 from empirics.encoders import encoder
 from empirics.encoders.anatomy import run_block
-from empirics.encoders.backbone import Backbone, embed, encode_prefix
+from empirics.encoders.encoder import Backbone
+from empirics.encoders.prefix import embed, encode_prefix
 from theory import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -14,7 +14,7 @@ from empirics.adapters.multi import embed_all
 from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, RunConfig, TrainingConfig
 from empirics.data.images import Image
-from empirics.encoders.backbone import PrefixCache, PrefixRecomputed, encode_prefix
+from empirics.encoders.prefix import PrefixCache, PrefixRecomputed, encode_prefix
 from empirics.runs.embedding import use_threads
 
 pytestmark = [

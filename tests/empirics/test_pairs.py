@@ -15,7 +15,7 @@ from empirics.adapters import pairs
 from empirics.adapters.multi import embed_all
 from empirics.adapters.pairs import embed_pairs
 from empirics.adapters.stack import stack_adapters
-from empirics.encoders.backbone import encode_prefix
+from empirics.encoders.prefix import encode_prefix
 from theory import InputError
 
 ATOL = 1e-5

@@ -19,7 +19,7 @@ from transformers import BertForSequenceClassification
 
 from empirics.adapters.adapter import Units, active, load_adapter, save_adapter
 from empirics.adapters.peft_folders import CONFIG, WEIGHTS, for_adapters, read_peft_folder
-from empirics.encoders.backbone import embed, encode_prefix
+from empirics.encoders.prefix import embed, encode_prefix
 from theory import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

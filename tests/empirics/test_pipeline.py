@@ -13,7 +13,8 @@ import pytest
 from empirics.adapters.adapter import active, load_adapter
 from empirics.config import load_config
 from empirics.data.streams import load_stream
-from empirics.encoders.backbone import embed, encode_prefix, load_backbone
+from empirics.encoders.backbone import load_backbone
+from empirics.encoders.prefix import embed, encode_prefix
 from empirics.files.record import PhaseClock, read_tensors
 from empirics.reports.report import Report
 from empirics.retrieval.signatures import read_rule_tensors
