@@ -31,7 +31,7 @@ from empirics.adapters.multi import embed_all
 from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, RunConfig, TrainingConfig
 from empirics.encoders import prefix
-from empirics.encoders.encoder import Backbone, suffix
+from empirics.encoders.backbone import Backbone, suffix
 from empirics.encoders.prefix import embed, encode_prefix
 from empirics.runs.embedding import use_threads
 

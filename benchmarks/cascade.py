@@ -29,8 +29,8 @@ from threadpoolctl import threadpool_limits
 
 from empirics.adapters.stack import stack_adapters
 from empirics.config import RunConfig
-from empirics.encoders.backbone import load_backbone
-from empirics.encoders.encoder import Backbone
+from empirics.encoders.backbone import Backbone
+from empirics.encoders.loading import load_backbone
 from empirics.files.record import read_tensors, write_json, write_tensors
 from empirics.retrieval.signatures import Projection
 from empirics.routing.cascade import AdapterStages, Cascade

@@ -25,7 +25,7 @@ from empirics.adapters.stack import stack_adapters
 from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, BackboneConfig, SignatureConfig, TrainingConfig
 from empirics.data.corpora import corpus
-from empirics.encoders.encoder import Backbone
+from empirics.encoders.backbone import Backbone
 from empirics.encoders.prefix import embed, encode_prefix
 from empirics.files.record import read_tensors, write_tensors
 from empirics.retrieval.estimators import shrunk_gaussian

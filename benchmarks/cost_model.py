@@ -31,7 +31,7 @@ from empirics.adapters.adapter import Adapter, Units
 from empirics.adapters.pairs import embed_pairs
 from empirics.adapters.stack import stack_adapters
 from empirics.config import RunConfig, SignatureConfig
-from empirics.encoders.encoder import Backbone
+from empirics.encoders.backbone import Backbone
 from empirics.encoders.prefix import encode_prefix
 from empirics.files.record import write_json
 from empirics.retrieval.signatures import fit_signatures, signature_bytes

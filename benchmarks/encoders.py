@@ -14,8 +14,8 @@ from timing import in_turn
 from empirics.adapters.adapter import Adapter, Units
 from empirics.config import BackboneConfig, StreamConfig
 from empirics.data.streams import load_stream
-from empirics.encoders.backbone import load_backbone
-from empirics.encoders.encoder import Backbone, assemble, batches
+from empirics.encoders.backbone import Backbone, assemble, batches
+from empirics.encoders.loading import load_backbone
 from empirics.encoders.prefix import prepared
 
 Work = Callable[[], Any]

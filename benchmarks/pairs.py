@@ -33,7 +33,7 @@ from empirics.adapters.pairs import embed_pairs
 from empirics.adapters.stack import stack_adapters
 from empirics.config import RunConfig
 from empirics.encoders import prefix
-from empirics.encoders.encoder import Backbone
+from empirics.encoders.backbone import Backbone
 from empirics.encoders.prefix import embed, encode_prefix
 from empirics.files.record import write_json
 from empirics.runs.embedding import use_threads

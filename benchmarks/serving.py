@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from empirics.adapters.adapter import save_adapter
 from empirics.config import BackboneConfig, RunConfig, StreamConfig, load_certify_config
 from empirics.data.streams import load_stream
-from empirics.encoders.backbone import load_backbone
+from empirics.encoders.loading import load_backbone
 from empirics.files.record import write_json
 from empirics.routing.certify import certify
 from empirics.routing.serving import Served, load_served

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from empirics.config import CertifyConfig, RunConfig, load_certify_config, load_config
     from empirics.data.check import check_data
     from empirics.data.streams import load_stream
-    from empirics.encoders.backbone import load_backbone
+    from empirics.encoders.loading import load_backbone
     from empirics.figures.finished_run import open_run
     from empirics.figures.folders import open_ablation, open_comparison
     from empirics.retrieval.retriever import SignatureRetriever
@@ -72,7 +72,7 @@ _HOMES = {
     "check_data": "data.check",
     "compare": "comparisons.comparison",
     "compare_runs": "comparisons.run_comparison",
-    "load_backbone": "encoders.backbone",
+    "load_backbone": "encoders.loading",
     "load_cascade": "routing.certified_cascade",
     "load_certify_config": "config",
     "load_config": "config",

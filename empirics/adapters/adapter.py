@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from empirics.encoders.anatomy import placed
-from empirics.encoders.encoder import Backbone
+from empirics.encoders.backbone import Backbone
 from empirics.files.record import read_json, read_tensors, write_json, write_tensors
 from theory.errors import InputError
 

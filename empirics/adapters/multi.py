@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from empirics.adapters.adapter import Adapter
 from empirics.adapters.pairs import embed_pairs
 from empirics.adapters.stack import AdapterStack, stack_adapters
-from empirics.encoders.encoder import Advance, Backbone
+from empirics.encoders.backbone import Advance, Backbone
 from empirics.encoders.prefix import PrefixSource
 
 

@@ -19,8 +19,8 @@ from empirics import processes
 from empirics.adapters.adapter import rounded
 from empirics.adapters.stack import AdapterStack, stack_adapters
 from empirics.encoders.anatomy import placed
-from empirics.encoders.encoder import Advance, Backbone, check_embeddings, suffix
-from empirics.encoders.loading import moved
+from empirics.encoders.backbone import Advance, Backbone, check_embeddings, suffix
+from empirics.encoders.feeding import moved
 from empirics.encoders.prefix import PrefixSource, embed_batches
 from theory.errors import InputError
 

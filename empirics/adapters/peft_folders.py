@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from empirics.adapters.adapter import Adapter, Units
-from empirics.encoders.encoder import Backbone, assemble
+from empirics.encoders.backbone import Backbone, assemble
 from empirics.files.record import read_json
 from theory.errors import InputError
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from empirics.adapters.adapter import Adapter
 from empirics.encoders.anatomy import placed, run_block
-from empirics.encoders.encoder import Backbone
-from empirics.encoders.loading import moved
+from empirics.encoders.backbone import Backbone
+from empirics.encoders.feeding import moved
 from theory.errors import InputError
 
 

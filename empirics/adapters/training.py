@@ -15,8 +15,8 @@ from empirics import processes
 from empirics.adapters.adapter import Adapter, LowRankLinear, Units, adapter_digest, fold, pool_units, principal_angles, rounded
 from empirics.config import AdapterConfig, TrainingConfig
 from empirics.encoders.anatomy import placed
-from empirics.encoders.encoder import Advance, Backbone, suffix
-from empirics.encoders.loading import moved
+from empirics.encoders.backbone import Advance, Backbone, suffix
+from empirics.encoders.feeding import moved
 from empirics.encoders.prefix import PrefixSource
 from theory.errors import InputError
 

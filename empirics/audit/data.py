@@ -125,7 +125,7 @@ def check_embeddings(files: RunFiles, stream: Stream, thorough: bool) -> Check:
 
 def _embedded(tally: Tally, files: RunFiles, stream: Stream, thorough: bool) -> _Anew:
     from empirics.adapters.adapter import active, load_adapter
-    from empirics.encoders.backbone import load_backbone
+    from empirics.encoders.loading import load_backbone
     from empirics.encoders.prefix import embed, encode_prefix
     from empirics.runs.origin import weights_digest
 

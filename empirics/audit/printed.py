@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 
 from empirics.audit.opened import RunFiles
 from empirics.audit.result import Check, Tally
-from empirics.files.record import environment
 from empirics.reports.report import Report, markdown
+from empirics.runs.machine import environment
 from theory.errors import InputError
 
 _MARKS = re.compile(r"\[x\]|!|vacuous|not rejected|rejected|-?\d+\.?\d*(?:e[-+]?\d+)?")

@@ -56,9 +56,9 @@ def report(
 ) -> None:
     """Recompute the report of a run from its files alone, and print it; of a run that did not finish, tell how far it came."""
     from empirics.files.claim import locked
-    from empirics.files.record import PhaseClock
     from empirics.page.html import need_report_extra
     from empirics.runs.evaluation import evaluate
+    from empirics.runs.machine import PhaseClock
     from empirics.runs.run_folder import check_files, finished, is_older, progress, read_about, read_run
 
     if html:
@@ -115,7 +115,7 @@ def audit(
     """Recompute every number of a run's report from its raw files, by other code than the run's; status 1 if anything is amiss."""
     from empirics.audit import audit as audited
     from empirics.audit.show import print_audit
-    from empirics.files.record import PhaseClock
+    from empirics.runs.machine import PhaseClock
 
     found = audited(run, with_data=data, thorough=thorough, repeat=repeat, advance=None if quiet else PhaseClock().say)
     if json_:

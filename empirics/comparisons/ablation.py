@@ -24,10 +24,11 @@ from empirics.comparisons.ablation_table import BASE, SCHEMA, TABLES, Variant, s
 from empirics.config import RunConfig, changed_config, read_table
 from empirics.files.claim import SETTINGS, claimed_parts, finish_folder, setting_differences
 from empirics.files.manifest import MANIFEST
-from empirics.files.record import CHECKPOINTS, PhaseClock, read_json
+from empirics.files.record import CHECKPOINTS, read_json
 from empirics.reports import report
 from empirics.runs.checkpoints import Checkpoints, open_checkpoints
 from empirics.runs.evaluation import evaluate
+from empirics.runs.machine import PhaseClock
 from empirics.runs.origin import origin
 from empirics.runs.pipeline import check_signatures, fit, is_fitted
 from empirics.runs.sharing import encoding_key, training_key
@@ -35,7 +36,7 @@ from theory.errors import InputError
 
 if TYPE_CHECKING:
     from empirics.data.streams import Stream
-    from empirics.encoders.encoder import Backbone
+    from empirics.encoders.backbone import Backbone
 
 # Names are those of folders, too.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -22,7 +22,7 @@ from empirics.data.generic_corpus import generic_corpus
 from empirics.data.images import digest
 from empirics.data.streams import Stream, load_stream
 from empirics.files.claim import SETTINGS, claimed_parts, finish_folder, setting_differences
-from empirics.files.record import CHECKPOINTS, PeakMemory, PhaseClock, environment, read_json, write_json, write_parquet
+from empirics.files.record import CHECKPOINTS, read_json, write_json, write_parquet
 from empirics.methods import METHODS, Method
 from empirics.methods.per_task import AdapterSet, adapter_set, adapter_set_content, train_adapters
 from empirics.methods.problem import Outcome, Problem, reordered
@@ -37,6 +37,7 @@ from empirics.reports.metrics import (
     stage_matrix,
 )
 from empirics.runs.checkpoints import Checkpoints, open_checkpoints
+from empirics.runs.machine import PeakMemory, PhaseClock, environment
 from empirics.runs.origin import origin
 from empirics.seeding import generator
 from theory.errors import InputError

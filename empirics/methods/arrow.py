@@ -12,7 +12,7 @@ from torch import nn
 from empirics import processes
 from empirics.adapters.adapter import Adapter, Units
 from empirics.encoders.anatomy import placed
-from empirics.encoders.encoder import Backbone, suffix, token_mean
+from empirics.encoders.backbone import Backbone, suffix, token_mean
 from empirics.encoders.prefix import PrefixSource, embed_batches
 
 # As in PEFT: the best three adapters share a token by a softmax of temperature one.

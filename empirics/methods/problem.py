@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from empirics.config import RunConfig
 from empirics.data.documents import Input
 from empirics.data.streams import Stream
-from empirics.encoders.encoder import Backbone
+from empirics.encoders.backbone import Backbone
 from empirics.encoders.prefix import PrefixSource
 from empirics.seeding import generator
 from theory.errors import InputError

@@ -22,7 +22,7 @@ from theory.pruning import Kind, Pruning
 
 if TYPE_CHECKING:
     from empirics.adapters.stack import AdapterStack
-    from empirics.encoders.encoder import Backbone
+    from empirics.encoders.backbone import Backbone
     from empirics.encoders.prefix import PrefixSource
     from empirics.routing.router import Router
 

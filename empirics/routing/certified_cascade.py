@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from empirics.encoders.encoder import Backbone
+from empirics.encoders.backbone import Backbone
 from empirics.reports.rounding import rounded_up
 from empirics.routing.cascade import AdapterStages, Cascade
 from empirics.routing.certified_samples import read_scores

@@ -18,11 +18,11 @@ from empirics.adapters.multi import embed_all
 from empirics.adapters.peft_folders import PeftFolder, for_adapters, read_peft_folder
 from empirics.config import CertifyConfig
 from empirics.data.samples import PARTS, Samples, check_samples
-from empirics.encoders.backbone import load_backbone
-from empirics.encoders.encoder import Advance, Backbone
+from empirics.encoders.backbone import Advance, Backbone
+from empirics.encoders.loading import load_backbone
 from empirics.encoders.prefix import PrefixSource, embed, encode_prefix
 from empirics.files.claim import claimed, finish_folder
-from empirics.files.record import PhaseClock, environment, write_json, write_parquet, write_tensors
+from empirics.files.record import write_json, write_parquet, write_tensors
 from empirics.reports.verdicts import Distances, judge_law, judge_rung
 from empirics.retrieval.query_law import fit_query_law
 from empirics.retrieval.signatures import (
@@ -37,6 +37,7 @@ from empirics.retrieval.signatures import (
 )
 from empirics.routing.certificate import SCHEMA, Certificate, CertifiedRule, CertifiedTask, CertifiedUnit, RuleName, statement
 from empirics.routing.certified_samples import SAMPLES, score_column
+from empirics.runs.machine import PhaseClock, environment
 from empirics.seeding import generator
 from theory.certificates import Certificates, Measured, simultaneous_certificates
 from theory.conformal import conformal_sets

@@ -17,8 +17,8 @@ from empirics.adapters.multi import embed_all
 from empirics.adapters.peft_folders import for_adapters, read_peft_folder
 from empirics.adapters.stack import AdapterStack, stack_adapters
 from empirics.config import CertifyConfig, RunConfig
-from empirics.encoders.backbone import load_backbone
-from empirics.encoders.encoder import Backbone
+from empirics.encoders.backbone import Backbone
+from empirics.encoders.loading import load_backbone
 from empirics.encoders.prefix import encode_prefix
 from empirics.files.record import read_json, read_tensors
 from empirics.retrieval.signatures import Projection, read_rule_tensors

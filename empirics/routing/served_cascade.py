@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from empirics.encoders.encoder import Backbone
+from empirics.encoders.backbone import Backbone
 from empirics.reports.report import RungRow
 from empirics.routing.cascade import AdapterStages, Cascade
 from empirics.routing.router import Router, load_router

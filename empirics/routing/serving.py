@@ -17,7 +17,7 @@ from torch import nn
 from empirics.config import CertifyConfig, RunConfig
 from empirics.data.documents import identity
 from empirics.data.images import Image
-from empirics.encoders.encoder import Backbone
+from empirics.encoders.backbone import Backbone
 from empirics.files.record import read_parquet
 from empirics.reports.report import RungRow
 from empirics.routing.certified_samples import read_scores

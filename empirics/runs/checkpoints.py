@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from empirics import processes
-from empirics.files.record import PhaseClock, read_json, read_metadata, read_tensors, write_bytes, write_json, write_tensors
+from empirics.files.record import read_json, read_metadata, read_tensors, write_bytes, write_json, write_tensors
+from empirics.runs.machine import PhaseClock
 from empirics.runs.origin import origin_differences
 from theory.errors import InputError
 

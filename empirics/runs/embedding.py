@@ -17,12 +17,12 @@ from empirics.adapters.multi import embed_all
 from empirics.adapters.training import TrainingLog, train_adapter
 from empirics.config import BackboneConfig, RunConfig
 from empirics.data.streams import Stream, load_stream, training_parts
-from empirics.encoders.backbone import load_backbone
-from empirics.encoders.encoder import Backbone
+from empirics.encoders.backbone import Backbone
+from empirics.encoders.loading import load_backbone
 from empirics.encoders.prefix import PrefixCache, PrefixSource, embed, encode_prefix, restored_prefix
-from empirics.files.record import PhaseClock
 from empirics.processes import begin
 from empirics.runs.checkpoints import Checkpoints
+from empirics.runs.machine import PhaseClock
 from empirics.runs.origin import origin
 from empirics.seeding import generator
 from theory.errors import InputError

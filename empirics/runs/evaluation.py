@@ -12,11 +12,12 @@ import pandas as pd
 
 from empirics.config import BoundsConfig, RunConfig
 from empirics.files.claim import finish_folder
-from empirics.files.record import PhaseClock, read_parquet, read_tensors, write_bytes, write_json, write_parquet
+from empirics.files.record import read_parquet, read_tensors, write_bytes, write_json, write_parquet
 from empirics.reports.metrics import batch_errors, batch_outcomes
 from empirics.reports.report import SCHEMA, Report, markdown
 from empirics.reports.verdicts import Distances, judge_rung, judge_unit
 from empirics.retrieval.signatures import predicted_own_distances, read_rule_tensors
+from empirics.runs.machine import PhaseClock
 from empirics.runs.run_folder import MADE, finished, is_older, read_about
 from empirics.seeding import generator
 from theory.bound import Bound

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from empirics import processes
 from empirics.data.images import digest
 from empirics.files.claim import flat
-from empirics.files.record import environment
+from empirics.runs.machine import environment
 
 if TYPE_CHECKING:
     import torch
 
     from empirics.data.streams import Stream
-    from empirics.encoders.encoder import Backbone
+    from empirics.encoders.backbone import Backbone
 
 # Facts of `run.json` that may differ between two processes whose numbers are the same.
 _IRRELEVANT = ("environment.dirty", "environment.machine.memory_bytes", "environment.machine.system", "environment.machine.cores")

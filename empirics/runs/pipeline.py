@@ -21,7 +21,7 @@ from empirics.config import RunConfig, SignatureConfig
 from empirics.data.streams import Stream, TrainingParts, training_parts
 from empirics.files.claim import claimed, finish_folder
 from empirics.files.manifest import MANIFEST
-from empirics.files.record import CHECKPOINTS, PhaseClock, peak_memory_bytes, read_json, write_json, write_parquet, write_tensors
+from empirics.files.record import CHECKPOINTS, read_json, write_json, write_parquet, write_tensors
 from empirics.processes import leave_to_main
 from empirics.reports.report import SCHEMA, Report
 from empirics.retrieval.heads import fit_head
@@ -37,6 +37,7 @@ from empirics.retrieval.signatures import (
 )
 from empirics.runs.checkpoints import Checkpoints, open_checkpoints
 from empirics.runs.evaluation import ARMS, components_are_classes, make_report, spaces_of
+from empirics.runs.machine import PhaseClock, peak_memory_bytes
 from empirics.runs.origin import origin
 from empirics.runs.run_folder import PROJECTIONS, finished
 from empirics.seeding import generator

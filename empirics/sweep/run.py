@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Console
 
 from empirics import processes
-from empirics.files.record import PhaseClock
+from empirics.runs.machine import PhaseClock
 from empirics.runs.sharing import encoding_key
 from empirics.sweep.engines import Cluster, Engine, Here, Processes
 from empirics.sweep.grid import Cell

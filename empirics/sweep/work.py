@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from empirics import processes
 from empirics.config import RunConfig
-from empirics.files.record import PhaseClock
+from empirics.runs.machine import PhaseClock
 from empirics.runs.sharing import encoding_key, training_key
 from empirics.sweep.identity import versions
 from empirics.sweep.rows import comparison_rows, run_rows
@@ -26,7 +26,7 @@ from empirics.sweep.store import Place, begun, fail, finish, locked, note_begun
 
 if TYPE_CHECKING:
     from empirics.data.streams import Stream
-    from empirics.encoders.encoder import Backbone
+    from empirics.encoders.backbone import Backbone
     from empirics.encoders.prefix import PrefixSource
 
 # A disk that is full, over its quota, or read-only: no other cell would fare better.

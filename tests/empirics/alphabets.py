@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from empirics.config import load_certify_config
-from empirics.encoders.encoder import Backbone
+from empirics.encoders.backbone import Backbone
 from empirics.routing.certify import certify
 
 ALPHABETS = {"early": "abcdefgh", "middle": "hijklmnop", "late": "opqrstuvw"}

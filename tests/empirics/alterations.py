@@ -18,10 +18,11 @@ from empirics.adapters.adapter import adapter_digest, load_adapter
 from empirics.audit.data import _chosen
 from empirics.audit.opened import RunFiles
 from empirics.config import RunConfig
-from empirics.files.record import PhaseClock, read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet, write_tensors
+from empirics.files.record import read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet, write_tensors
 from empirics.reports.report import Report, markdown
 from empirics.retrieval.signatures import own_distances
 from empirics.runs.evaluation import evaluate, load_rule
+from empirics.runs.machine import PhaseClock
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 from empirics.adapters.training import TrainingLog
 from empirics.config import load_config
 from empirics.data.streams import Stream, Task
-from empirics.files.record import PhaseClock, environment
 from empirics.reports.report import Report
 from empirics.runs.embedding import Embedded
 from empirics.runs.evaluation import evaluate
+from empirics.runs.machine import PhaseClock, environment
 from empirics.runs.pipeline import fit
 
 TASKS = {"mail": ("spam", "ham"), "news": ("sports", "politics"), "shop": ("books", "toys")}

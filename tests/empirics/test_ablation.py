@@ -19,9 +19,10 @@ from empirics.comparisons.ablation import ablate, chosen_variants, read_variants
 from empirics.config import RunConfig, load_config
 from empirics.data.streams import load_stream, training_parts
 from empirics.encoders.prefix import embed, encode_prefix
-from empirics.files.record import PhaseClock, read_tensors
+from empirics.files.record import read_tensors
 from empirics.runs import embedding, pipeline
 from empirics.runs.evaluation import evaluate
+from empirics.runs.machine import PhaseClock
 from empirics.runs.pipeline import run
 from empirics.runs.sharing import training_key
 from empirics.seeding import generator

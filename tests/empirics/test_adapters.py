@@ -11,7 +11,7 @@ import torch
 from empirics.adapters.adapter import active, load_adapter, principal_angles, save_adapter
 from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, BackboneConfig, TrainingConfig
-from empirics.encoders.backbone import load_backbone
+from empirics.encoders.loading import load_backbone
 from empirics.encoders.prefix import embed, encode_prefix
 from empirics.files.record import write_tensors
 from theory import InputError

@@ -13,9 +13,9 @@ from empirics.adapters.adapter import active
 from empirics.adapters.multi import embed_all
 from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, BackboneConfig, TrainingConfig, load_config, presets
-from empirics.encoders.backbone import load_backbone
+from empirics.encoders.backbone import assemble, pixels
 from empirics.encoders.convnet import Lite0, preprocess
-from empirics.encoders.encoder import assemble, pixels
+from empirics.encoders.loading import load_backbone
 from empirics.encoders.prefix import PrefixCache, PrefixRecomputed, embed, encode_prefix
 from theory import InputError
 

@@ -12,8 +12,9 @@ import pytest
 
 from empirics.files.claim import claim_folder, claimed, claimed_parts, finish_folder, locked
 from empirics.files.manifest import check_manifest
-from empirics.files.record import PhaseClock, read_json, write_json
+from empirics.files.record import read_json, write_json
 from empirics.runs.checkpoints import Checkpoints, open_checkpoints
+from empirics.runs.machine import PhaseClock
 from theory.errors import InputError
 
 

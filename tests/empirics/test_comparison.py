@@ -398,7 +398,7 @@ def test_peak_memory_sees_a_block_that_is_over_at_once():
     # In a process of its own: from a large one the system may take back more memory meanwhile than the block needs.
     program = """
 import numpy as np
-from empirics.files.record import PeakMemory
+from empirics.runs.machine import PeakMemory
 with PeakMemory() as peak:
     kept = np.ones(6_000_000)
 with PeakMemory() as rest:

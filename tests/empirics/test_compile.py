@@ -16,9 +16,9 @@ from empirics.adapters.adapter import active
 from empirics.adapters.multi import embed_all
 from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, TrainingConfig
-from empirics.encoders import encoder
+from empirics.encoders import backbone
 from empirics.encoders.anatomy import run_block
-from empirics.encoders.encoder import Backbone
+from empirics.encoders.backbone import Backbone
 from empirics.encoders.prefix import embed, encode_prefix
 from theory import InputError
 
@@ -38,8 +38,8 @@ def traced(monkeypatch):
     """Everything of compilation but the machine code; yields a function that counts the graphs traced so far."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    monkeypatch.setattr(encoder, "_check_compiler", lambda device: None)
-    monkeypatch.setattr(encoder, "_compiled_block", functools.cache(lambda: torch.compile(run_block, backend="eager")))
+    monkeypatch.setattr(backbone, "_check_compiler", lambda device: None)
+    monkeypatch.setattr(backbone, "_compiled_block", functools.cache(lambda: torch.compile(run_block, backend="eager")))
     yield lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
     torch._dynamo.reset()
 

@@ -18,7 +18,7 @@ from empirics.adapters.adapter import Adapter, Units, active
 from empirics.config import RunConfig
 from empirics.data.streams import Stream, Task
 from empirics.encoders.anatomy import placed
-from empirics.encoders.encoder import Backbone
+from empirics.encoders.backbone import Backbone
 from empirics.encoders.prefix import embed, encode_prefix
 from empirics.methods import METHODS, per_task
 from empirics.methods.arrow import Routed, gate_shares, prototype, routed

@@ -12,8 +12,8 @@ from empirics.adapters.adapter import Adapter, Units, active
 from empirics.adapters.multi import embed_all
 from empirics.adapters.stack import stack_adapters
 from empirics.config import BackboneConfig
+from empirics.encoders.backbone import assemble
 from empirics.encoders.convnet import Lite0, preprocess
-from empirics.encoders.encoder import assemble
 from empirics.encoders.prefix import embed, encode_prefix
 from theory import InputError
 

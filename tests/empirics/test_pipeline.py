@@ -13,12 +13,13 @@ import pytest
 from empirics.adapters.adapter import active, load_adapter
 from empirics.config import load_config
 from empirics.data.streams import load_stream
-from empirics.encoders.backbone import load_backbone
+from empirics.encoders.loading import load_backbone
 from empirics.encoders.prefix import embed, encode_prefix
-from empirics.files.record import PhaseClock, read_tensors
+from empirics.files.record import read_tensors
 from empirics.reports.report import Report
 from empirics.retrieval.signatures import read_rule_tensors
 from empirics.runs.evaluation import evaluate
+from empirics.runs.machine import PhaseClock
 from empirics.runs.pipeline import run
 from empirics.seeding import generator
 from theory import RUNGS, InputError, Rule, Signatures

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from empirics.config import BackboneConfig
-from empirics.encoders.encoder import Backbone, assemble
+from empirics.encoders.backbone import Backbone, assemble
 
 
 def tokenizer(texts, truncation, max_length):

@@ -22,7 +22,7 @@ from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, TrainingConfig
 from empirics.data.images import Image
 from empirics.encoders.anatomy import find_narrow
-from empirics.encoders.loading import ahead, prepared_images
+from empirics.encoders.feeding import ahead, prepared_images
 from empirics.encoders.prefix import embed, encode_prefix
 from theory import InputError
 
