@@ -52,7 +52,7 @@ stress: $(VENV)/.ready
 test-gpu: $(VENV)/.ready
 	PROTEUS_TEST_GPU=1 "$(BIN)/python" -m pytest tests/empirics/test_gpu.py
 
-# Plants some sixty alterations in copies of a small run, and expects the audit to find each of them.
+# Plants seventy alterations in copies of a small run, and expects the audit to find each of them.
 audit-test: $(VENV)/.ready $(AUDIT_RUN)/manifest.json
 	PROTEUS_AUDIT_RUN="$(AUDIT_RUN)" "$(BIN)/python" -m pytest -n auto --maxprocesses=4 tests/empirics/test_audit.py
 

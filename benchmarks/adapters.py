@@ -26,13 +26,14 @@ import torch
 from encoders import Ready, Work, bert, compare, forward, in_peft, minilm, random_adapter, ready_batches, vit, wait
 from threadpoolctl import threadpool_limits
 
-from empirics import backbone as prefix
-from empirics.adapters import Adapter, active
-from empirics.backbone import Backbone, embed, encode_prefix, suffix
+from empirics.adapters.adapter import Adapter, active
+from empirics.adapters.multi import embed_all
+from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, RunConfig, TrainingConfig
-from empirics.embedding import use_threads
-from empirics.multi import embed_all
-from empirics.train import train_adapter
+from empirics.encoders import prefix
+from empirics.encoders.backbone import Backbone, suffix
+from empirics.encoders.prefix import embed, encode_prefix
+from empirics.runs.embedding import use_threads
 
 
 def main() -> None:

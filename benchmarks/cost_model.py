@@ -27,13 +27,15 @@ from encoders import bert, random_adapter
 from scipy.optimize import nnls
 from threadpoolctl import threadpool_limits
 
-from empirics.adapters import Adapter, Units
-from empirics.backbone import Backbone, encode_prefix
+from empirics.adapters.adapter import Adapter, Units
+from empirics.adapters.pairs import embed_pairs
+from empirics.adapters.stack import stack_adapters
 from empirics.config import RunConfig, SignatureConfig
-from empirics.embedding import use_threads
-from empirics.pairs import embed_pairs, stack_adapters
-from empirics.record import write_json
-from empirics.signatures import fit_signatures, signature_bytes
+from empirics.encoders.backbone import Backbone
+from empirics.encoders.prefix import encode_prefix
+from empirics.files.record import write_json
+from empirics.retrieval.signatures import fit_signatures, signature_bytes
+from empirics.runs.embedding import use_threads
 from theory import Rule, Signatures, separation
 from theory.files import signatures_from
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
+from timing import in_turn
 
-from empirics.adapters import Adapter, Units
-from empirics.backbone import Backbone, assemble, load_backbone, prepared
+from empirics.adapters.adapter import Adapter, Units
 from empirics.config import BackboneConfig, StreamConfig
-from empirics.encoder import batches
-from empirics.streams import load_stream
+from empirics.data.streams import load_stream
+from empirics.encoders.backbone import Backbone, assemble, batches
+from empirics.encoders.loading import load_backbone
+from empirics.encoders.prefix import prepared
 
 Work = Callable[[], Any]
 Ready = list[tuple[np.ndarray, torch.Tensor, torch.Tensor | None]]
@@ -107,16 +108,8 @@ def wait(backbone: Backbone) -> None:
 
 def compare(what: str, works: dict[str, Work], repeats: int, backbone: Backbone, count: int = 1) -> dict[str, list[float]]:
     """Time all works in turn, several times over; ratios are to the first, seconds those of one of `count` steps."""
-    times = np.empty((repeats, len(works)))
-    # With one thread the processor's time is the time of the work, whatever else the machine is doing.
-    clock = time.process_time if backbone.device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    for r in range(repeats):
-        for j, work in enumerate(works.values()):
-            wait(backbone)
-            start = clock()
-            work()
-            wait(backbone)
-            times[r, j] = (clock() - start) / count
+    one_thread = backbone.device.type == "cpu" and torch.get_num_threads() == 1
+    times = in_turn(works, repeats, one_thread=one_thread, wait=lambda: wait(backbone)) / count
     for j, name in enumerate(works):
         ratio = times[:, j] / times[:, 0]
         print(f"{what}: {name}: {np.median(times[:, j]):.4f} s; {np.median(ratio):.2f} x ours ({ratio.min():.2f} to {ratio.max():.2f})")

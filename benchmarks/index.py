@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
+from timing import in_turn
 
-from empirics.index_blocks import BLOCK
-from empirics.index_files import open_index, save_index
-from empirics.signature_index import SignatureIndex
+from empirics.routing.index_blocks import BLOCK
+from empirics.routing.index_files import open_index, save_index
+from empirics.routing.signature_index import SignatureIndex
 from theory import LowRankGaussians
 
 # Tasks made at once: the index alone is to be in memory.
@@ -71,7 +72,7 @@ def main() -> None:
         record[f"contested {k}"] = share = float(found.contested.mean())
         record[f"rescored {k}"] = mean = float(found.rescored.mean())
         print(f"{k} best: float32 left {share:.2%} of the queries open; of a query {mean:.2f} tasks were scored in float64")
-    record["files"] = _files(index, x, means, options)
+    record["files"] = _files(index, x, options)
     record["changes"] = _changes(index, options, rng)
     if options.out:
         options.out.write_text(json.dumps(record, indent=1) + "\n")
@@ -120,19 +121,11 @@ def _sizes(total: int, block: int) -> list[int]:
 
 
 def _compare(works: dict[str, Callable[[], object]], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Time all works in turn, several times over."""
-    # With one thread the processor's time is the time of the work, whatever else the machine is doing.
-    clock = time.process_time if options.device == "cpu" and options.threads == 1 else time.perf_counter
-    times = np.empty((options.repeats, len(works)))
+    """Time all works, after a first time that is not counted."""
     for work in works.values():
         work()
-    for r in range(options.repeats):
-        for j, work in enumerate(works.values()):
-            _wait(options)
-            start = clock()
-            work()
-            _wait(options)
-            times[r, j] = clock() - start
+    one_thread = options.device == "cpu" and options.threads == 1
+    times = in_turn(works, options.repeats, one_thread=one_thread, wait=lambda: _wait(options))
     for j, name in enumerate(works):
         ratio = times[:, 0] / times[:, j]
         seconds = np.median(times[:, j])
@@ -145,21 +138,18 @@ def _wait(options: argparse.Namespace) -> None:
         torch.cuda.synchronize()
 
 
-def _files(index: SignatureIndex, x: np.ndarray, means: np.ndarray, options: argparse.Namespace) -> dict[str, float]:
+def _files(index: SignatureIndex, x: np.ndarray, options: argparse.Namespace) -> dict[str, float]:
     """Seconds to save, to open, and to answer first and again; of a few queries."""
-    few, out = x[:64], {}
+    few, out = x[:64], dict[str, float]()
     with tempfile.TemporaryDirectory() as folder:
-        steps: dict[str, Callable[[], object]] = {
-            "save": lambda: save_index(index, folder),
-            "open": lambda: open_index(folder, options.device),
-        }
-        for name, step in steps.items():
-            start = time.perf_counter()
-            got = step()
-            out[name] = time.perf_counter() - start
+        start = time.perf_counter()
+        save_index(index, folder)
+        saved = time.perf_counter()
+        opened = open_index(folder, options.device)
+        out |= {"save": saved - start, "open": time.perf_counter() - saved}
         for name in ("first answer", "second answer"):
             start = time.perf_counter()
-            got.retrieve(few)
+            opened.retrieve(few)
             out[name] = time.perf_counter() - start
         size = sum(path.stat().st_size for path in Path(folder).iterdir())
     print(f"files, {size / 2**20:.0f} MiB: " + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in out.items()))

@@ -27,14 +27,16 @@ import torch
 from encoders import Ready, Work, bert, compare, forward, in_peft, minilm, random_adapter, ready_batches
 from threadpoolctl import threadpool_limits
 
-from empirics import backbone as prefix
-from empirics.adapters import Adapter, active
-from empirics.backbone import Backbone, embed, encode_prefix
+from empirics.adapters.adapter import Adapter, active
+from empirics.adapters.multi import embed_all
+from empirics.adapters.pairs import embed_pairs
+from empirics.adapters.stack import stack_adapters
 from empirics.config import RunConfig
-from empirics.embedding import use_threads
-from empirics.multi import embed_all
-from empirics.pairs import embed_pairs, stack_adapters
-from empirics.record import write_json
+from empirics.encoders import prefix
+from empirics.encoders.backbone import Backbone
+from empirics.encoders.prefix import embed, encode_prefix
+from empirics.files.record import write_json
+from empirics.runs.embedding import use_threads
 
 # All adapters under all documents are left out where that is more than so many pairs.
 _ALL = 2000

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
+from timing import in_turn
 
 from theory import LowRankGaussians, LowRankSignatures, Rule
 from theory.all_pairs import _inner, _tile, pair_blocks, tied
@@ -111,15 +112,7 @@ def _products(K: int, d: int, r: int, rows: int, columns: int, buffers: dict[str
 
 
 def _compare(works: dict[str, Callable[[], object]], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Time all works in turn, several times over."""
-    # With one thread the processor's time is the time of the work, whatever else the machine is doing.
-    clock = time.process_time if options.threads == 1 else time.perf_counter
-    times = np.empty((options.repeats, len(works)))
-    for r in range(options.repeats):
-        for j, work in enumerate(works.values()):
-            start = clock()
-            work()
-            times[r, j] = clock() - start
+    times = in_turn(works, options.repeats, one_thread=options.threads == 1)
     for j, name in enumerate(works):
         ratio = times[:, 0] / times[:, j]
         print(f"{name}: {np.median(times[:, j]):.2f} s; products / this = {np.median(ratio):.2f} ({ratio.min():.2f} to {ratio.max():.2f})")

@@ -25,14 +25,14 @@ import torch
 from encoders import random_adapter
 from threadpoolctl import threadpool_limits
 
-from empirics.adapters import save_adapter
-from empirics.backbone import load_backbone
-from empirics.certify import certify
+from empirics.adapters.adapter import save_adapter
 from empirics.config import BackboneConfig, RunConfig, StreamConfig, load_certify_config
-from empirics.embedding import use_threads
-from empirics.record import write_json
-from empirics.serving import Served, load_served
-from empirics.streams import load_stream
+from empirics.data.streams import load_stream
+from empirics.encoders.loading import load_backbone
+from empirics.files.record import write_json
+from empirics.routing.certify import certify
+from empirics.routing.serving import Served, load_served
+from empirics.runs.embedding import use_threads
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from empirics.record import read_json, write_bytes, write_json
-from empirics.report import Report, Unit, markdown_table, rung_text, verdict
+from empirics.files.record import read_json, write_bytes, write_json
+from empirics.reports.report import Report, Unit, markdown_table, rung_text, verdict
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from empirics.record import read_json, write_bytes
-from empirics.report import markdown_table
-from empirics.rounding import rounded_up
+from empirics.files.record import read_json, write_bytes
+from empirics.reports.report import markdown_table
+from empirics.reports.rounding import rounded_up
 
 DOCS = Path(__file__).parent
 PAGES = ("reliability.md", "how-to/many-adapters.md")

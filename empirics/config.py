@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -254,9 +254,8 @@ def load_config(path: Path | None = None, preset: str = "default", overrides: Se
     if path is not None:
         data = _merged(data, read_table(path))
         # On its own first, so that a fault of an override is not laid on the file.
-        _validated(data, str(path))
-    data = _overridden(data, overrides)
-    return cast(RunConfig, _validated(data, "--set" if overrides else str(path or preset)))
+        _validated(RunConfig, data, str(path))
+    return _validated(RunConfig, _overridden(data, overrides), "--set" if overrides else str(path or preset))
 
 
 def changed_config(config: RunConfig, changes: dict[str, Any], source: str) -> RunConfig:
@@ -267,7 +266,7 @@ def changed_config(config: RunConfig, changes: dict[str, Any], source: str) -> R
     InputError
         As `load_config`, laid on `source`.
     """
-    return cast(RunConfig, _validated(_merged(config.model_dump(), changes), source))
+    return _validated(RunConfig, _merged(config.model_dump(), changes), source)
 
 
 def load_certify_config(options: dict[str, Any], overrides: Sequence[str] = ()) -> CertifyConfig:
@@ -278,11 +277,12 @@ def load_certify_config(options: dict[str, Any], overrides: Sequence[str] = ()) 
     InputError
         As `load_config`.
     """
-    options = cast(CertifyConfig, _validated(options, "options", CertifyConfig)).model_dump()
-    return cast(CertifyConfig, _validated(_overridden(options, overrides), "--set", CertifyConfig))
+    known = _validated(CertifyConfig, options, "options").model_dump()
+    return _validated(CertifyConfig, _overridden(known, overrides), "--set")
 
 
 def _overridden(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Settings with overrides such as ``training.epochs=2``, whose values are YAML, merged in."""
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key:
@@ -316,6 +316,7 @@ _UNREADABLE = (yaml.YAMLError, ValueError, RecursionError, LookupError, Attribut
 
 
 def _short(value: Any) -> str:
+    """A value, for a message."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # integers of thousands of digits, deep nesting
@@ -323,7 +324,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _validated(data: dict[str, Any], source: str, model: type[Group] = RunConfig) -> Group:
+_Settings = TypeVar("_Settings", bound=Group)
+
+
+def _validated(model: type[_Settings], data: dict[str, Any], source: str) -> _Settings:
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -339,6 +343,7 @@ def _validated(data: dict[str, Any], source: str, model: type[Group] = RunConfig
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Dotted names of all settings of a model and of the groups in it, and of these groups."""
     out = []
     for name, info in model.model_fields.items():
         out.append(prefix + name)
@@ -369,6 +374,7 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Nested tables, the new one's values before those of the base."""
     out = dict(base)
     for key, value in new.items():
         out[key] = _merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value

@@ -21,15 +21,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from theory.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
-# Set by whatever starts several processes.
+# Environment variables that are set by whatever starts several processes.
 _COUNT, _RANK = "WORLD_SIZE", "RANK"
 # The main process may fit signatures for hours while the others wait for it.
 _PATIENCE = timedelta(days=7)
 # Numbers that travel at once if they do not lie where they are added up, and bytes of a message.
 _PIECE = 2**26
 _MESSAGE = 4096
+# Of accelerate, once this process has joined the others.
 _state: Any = None
 
 
@@ -64,7 +66,7 @@ def count() -> int:
     return 1 if _state is None else _state.num_processes
 
 
-def share(items: Sequence[Any]) -> Any:
+def share(items: Sequence[Any] | np.ndarray) -> Any:
     """Of an array or list what falls to this process: every n-th, so that all have much the same."""
     return items if _state is None else items[_state.process_index :: _state.num_processes]
 
@@ -90,9 +92,9 @@ def add_up_gradients(parameters: Sequence[torch.Tensor]) -> None:
     import torch
 
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    together = torch.cat([g.flatten() for g in gradients])
-    add_up([together])
-    for p, part in zip(parameters, together.split([g.numel() for g in gradients]), strict=True):
+    joined = torch.cat([g.flatten() for g in gradients])
+    add_up([joined])
+    for p, part in zip(parameters, joined.split([g.numel() for g in gradients]), strict=True):
         p.grad = part.view_as(p)
 
 

@@ -21,8 +21,8 @@ from fastapi import Body, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from empirics.served_cascade import ServedCascade, load_served_cascade
-from empirics.serving import Limits, Served, load_served
+from empirics.routing.served_cascade import load_served_cascade
+from empirics.routing.serving import Limits, Served, load_served
 from theory.errors import InputError
 
 Next = Callable[[Request], Awaitable[Response]]
@@ -44,13 +44,13 @@ class Reply(BaseModel):
     certified_error: float | None = Field(description="share of inputs sent to a wrong task is at most this; null if nothing is guaranteed")
 
 
-def create_app(served: Served | ServedCascade, *, body_bytes: int = 2**24, waiting: int = 32) -> FastAPI:
+def create_app(served: Served, *, body_bytes: int = 2**24, waiting: int = 32) -> FastAPI:
     """The service.
 
     Parameters
     ----------
-    served : Served or ServedCascade
-        Of an encoder of text.
+    served : Served
+        Of an encoder of text; a cascade is one too.
     body_bytes : int
         Longer bodies are refused unread.
     waiting : int
@@ -126,7 +126,6 @@ def main() -> None:
     parser.add_argument("--cascade", type=float, metavar="LOSS", help="run few adapters, and lose this share of right answers at most")
     options = parser.parse_args()
     limits = Limits(options.batch, options.characters)
-    served: Served | ServedCascade
     if options.cascade is None:
         served = load_served(options.folder, options.rule, limits=limits)
     else:

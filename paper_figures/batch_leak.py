@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from empirics.figure_tables import batch_table
-from empirics.folders import ComparisonFolder
-from empirics.plotting import plot_batch_leak
+from empirics.figures.folders import ComparisonFolder
+from empirics.figures.plotting import plot_batch_leak
+from empirics.figures.tables import batch_table
 from paper_figures.command import Figure, Panel, main
 
 

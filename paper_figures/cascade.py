@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from empirics.figure_tables import cascade_table
-from empirics.plotting import plot_cascade_cost
-from empirics.record import read_json
+from empirics.figures.plotting import plot_cascade_cost
+from empirics.figures.tables import cascade_table
+from empirics.files.record import read_json
 from paper_figures.command import Figure, Panel, main
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "cascade.json"

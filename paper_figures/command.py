@@ -15,8 +15,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from empirics.folders import open_ablation, open_comparison, open_run
-from empirics.record import write_bytes
+from empirics.figures.finished_run import open_run
+from empirics.figures.folders import open_ablation, open_comparison
+from empirics.files.record import write_bytes
 from paper_figures.style import SUFFIXES, WIDTH, figure_bytes, style
 from theory.errors import InputError
 from theory.marks import literal
@@ -149,7 +150,7 @@ def _say_once(axes: Sequence[Axes], columns: int) -> None:
 
 def _gather_legends(canvas: Canvas) -> int:
     """Put what the legends of all axes say into one below them, in as many columns as fit; returns its lines."""
-    handles = {}
+    handles: dict[str, Any] = {}
     for ax in canvas.axes:
         legend = ax.get_legend()
         if legend is not None:
@@ -162,7 +163,7 @@ def _gather_legends(canvas: Canvas) -> int:
         return sum(_LETTER * max(part) + _HANDLE for part in parts)
 
     columns = max(n for n in range(1, len(lengths) + 1) if n == 1 or width(n) <= WIDTH)
-    canvas.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False, columnspacing=0.8)
+    canvas.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False, columnspacing=0.8)
     return -(-len(lengths) // columns)
 
 

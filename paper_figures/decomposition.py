@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from empirics.figure_tables import decomposition_table
-from empirics.folders import ComparisonFolder
-from empirics.plotting import plot_decomposition
+from empirics.figures.folders import ComparisonFolder
+from empirics.figures.plotting import plot_decomposition
+from empirics.figures.tables import decomposition_table
 from paper_figures.command import Figure, Panel, main
 
 

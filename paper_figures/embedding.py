@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from empirics.figure_tables import plane_table
-from empirics.folders import RunFolder, arm_title
-from empirics.plotting import plot_embedding
+from empirics.figures.finished_run import RunFolder, arm_title
+from empirics.figures.plotting import plot_embedding
+from empirics.figures.tables import plane_table
 from paper_figures.command import Figure, Panel, main
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from empirics.figure_tables import own_distance_table
-from empirics.folders import RunFolder, arm_title
-from empirics.plotting import plot_own_distances
+from empirics.figures.finished_run import RunFolder, arm_title
+from empirics.figures.plotting import plot_own_distances
+from empirics.figures.tables import own_distance_table
 from paper_figures.command import Figure, Panel, main
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from empirics.figure_tables import phase_table
-from empirics.folders import RunFolder
-from empirics.plotting import plot_phases
+from empirics.figures.finished_run import RunFolder
+from empirics.figures.plotting import plot_phases
+from empirics.figures.tables import phase_table
 from paper_figures.command import Figure, Panel, main
 
 

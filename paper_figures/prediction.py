@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from empirics.figure_tables import prediction_table
-from empirics.folders import AblationFolder
-from empirics.plotting import plot_prediction
+from empirics.figures.folders import AblationFolder
+from empirics.figures.plotting import plot_prediction
+from empirics.figures.tables import prediction_table
 from paper_figures.command import Figure, Panel, main
 
 

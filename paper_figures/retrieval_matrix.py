@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from empirics.figure_tables import matrix_table
-from empirics.folders import ComparisonFolder
-from empirics.plotting import plot_retrieval_matrix
+from empirics.figures.folders import ComparisonFolder
+from empirics.figures.plotting import plot_retrieval_matrix
+from empirics.figures.tables import matrix_table
 from paper_figures.command import Figure, Panel, main
 
 

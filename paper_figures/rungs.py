@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from empirics.figure_tables import rung_table
-from empirics.folders import RunFolder, arm_title
-from empirics.plotting import plot_rungs
+from empirics.figures.finished_run import RunFolder, arm_title
+from empirics.figures.plotting import plot_rungs
+from empirics.figures.tables import rung_table
 from paper_figures.command import Figure, Panel, main
 
 

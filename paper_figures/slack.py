@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from empirics.folders import RunFolder, arm_title
+from empirics.figures.finished_run import RunFolder, arm_title
 from paper_figures.command import Figure, Panel, main
 from theory.plotting import plot_slack
 

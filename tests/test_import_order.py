@@ -27,9 +27,53 @@ def test_theory_stands_alone(path):
     assert not _imports(path) & {"torch", "transformers", "peft", "sklearn", "empirics", "paper_figures", "tests"}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "empirics").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "empirics").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT / "empirics")))
 def test_empirics_does_not_reach_up(path):
     assert not _imports(path) & {"paper_figures", "tests", "notebooks", "pickle"}
+
+
+# From the ground up: what stands in a row uses what stands above it, never what is in its own row or below.
+LAYERS = (
+    ("config", "processes", "seeding"),
+    ("files", "reports"),
+    ("data", "retrieval"),
+    ("encoders",),
+    ("adapters",),
+    ("runs", "methods"),
+    ("comparisons", "routing"),
+    ("figures", "sweep"),
+    ("page",),
+    ("audit",),
+    ("cli",),
+    ("entry",),
+)
+
+
+def test_packages_of_empirics_use_only_those_above_them_in_the_list():
+    layer = {name: number for number, names in enumerate(LAYERS) for name in names}
+    for path in sorted((ROOT / "empirics").rglob("*.py")):
+        name = path.relative_to(ROOT / "empirics").parts[0].removesuffix(".py")
+        if name == "__init__":
+            continue
+        used = {
+            module.split(".")[1] if "." in module else alias.name
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.ImportFrom) and (module := node.module or "").split(".")[0] == "empirics"
+            for alias in node.names
+        }
+        for other in used - {name}:
+            assert layer[other] < layer[name], f"{path.relative_to(ROOT)} uses empirics.{other}"
+
+
+def test_every_public_name_of_empirics_lives_where_it_says():
+    import empirics
+
+    assert set(empirics.__all__) == set(empirics._HOMES) and set(empirics.__all__) <= set(dir(empirics))
+    for name in empirics.__all__:
+        found = getattr(empirics, name)
+        assert found.__module__ == f"empirics.{empirics._HOMES[name]}", name
+    with pytest.raises(AttributeError, match="nothing"):
+        empirics.nothing  # noqa: B018
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "paper_figures").glob("*.py")), ids=lambda p: p.name)
@@ -58,7 +102,7 @@ def test_only_the_plotting_modules_need_matplotlib(package):
 
 
 def test_drawing_a_run_loads_no_torch():
-    code = "import sys, paper_figures.command, empirics.plotting; sys.exit('torch' in sys.modules)"
+    code = "import sys, paper_figures.command, empirics.figures.plotting; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
 

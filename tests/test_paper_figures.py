@@ -20,11 +20,12 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from empirics.ablation import ablate, read_variants
-from empirics.comparison import compare
+from empirics.comparisons.ablation import ablate, read_variants
+from empirics.comparisons.comparison import compare
 from empirics.config import load_config
-from empirics.folders import open_ablation, open_comparison, open_run
-from empirics.record import read_json, write_json
+from empirics.figures.finished_run import open_run
+from empirics.figures.folders import open_ablation, open_comparison
+from empirics.files.record import read_json, write_json
 from paper_figures.__main__ import NAMES, figure_of
 from paper_figures.__main__ import main as draw_all
 from paper_figures.command import draw, main, numbers

@@ -22,7 +22,7 @@ _PAGE = "# {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"
 def modules(package: str) -> list[str]:
     """Full names of a package's modules, itself first; those that only run something are left out."""
     found = [module.name for module in walk_packages(import_module(package).__path__, f"{package}.")]
-    return [package, *sorted(name for name in found if name != _ELSEWHERE and not name.endswith(".__main__"))]
+    return [package, *sorted(name for name in found if not f"{name}.".startswith(f"{_ELSEWHERE}.") and not name.endswith(".__main__"))]
 
 
 def table(*patterns: str) -> str:

@@ -1,7 +1,8 @@
 """An independent audit of a run: every number of its report recomputed from its raw files, by other code than the run's.
 
 What is checked, and what cannot be: `docs/how-to/audit.md`. Nothing of `theory`, and of `empirics` only what reads files and names random
-generators, is called: Cholesky factors there are inverses here, saddlepoint lines are hyperbolas, Newton's method is bisection.
+generators, is called to recompute a number: Cholesky factors there are inverses here, saddlepoint lines are hyperbolas, Newton's method is
+bisection. What is printed again, embedded anew or repeated by the project's own code is said to be so (`Check.how`).
 """
 
 from __future__ import annotations
@@ -12,18 +13,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from empirics.audit import adapters, bounds, energies, judged, laws, record, retrieval, slack, splits
+from empirics.audit import adapters, bounds, energies, judged, laws, printed, record, retrieval, slack, splits
 from empirics.audit.opened import RunFiles
 from empirics.audit.result import Audit, Check, Finding
 from theory.errors import InputError
 
 if TYPE_CHECKING:
-    from empirics.streams import Stream
+    from empirics.data.streams import Stream
 
 __all__ = ["Audit", "Check", "Finding", "audit"]
 
 
-def audit(folder: Path, *, with_data: bool = False, thorough: bool = False, advance: Callable[[str], None] | None = None) -> Audit:
+def audit(
+    folder: Path,
+    *,
+    with_data: bool = False,
+    thorough: bool = False,
+    repeat: bool = False,
+    advance: Callable[[str], None] | None = None,
+) -> Audit:
     """Audit a finished run.
 
     Parameters
@@ -33,17 +41,19 @@ def audit(folder: Path, *, with_data: bool = False, thorough: bool = False, adva
         Read the data and run the encoder: deal the stream anew, and embed some documents anew under the saved adapters.
     thorough : bool
         With the data: embed all documents anew, and fit signatures and heads to the training documents.
+    repeat : bool
+        Make the whole run again from its settings, which takes as long as the run, and compare every file to the bit.
     advance : callable, optional
-        Told the name of each check as it begins.
+        Told the name of each check as it begins. Without it, a run that is made again shows no progress either.
 
     Raises
     ------
     InputError
         If the folder holds no finished run of this version's schema.
     """
-    from empirics.record import MARKER
-    from empirics.report import SCHEMA
-    from empirics.run_folder import finished, read_about
+    from empirics.files.record import MARKER
+    from empirics.reports.report import SCHEMA
+    from empirics.runs.run_folder import finished, read_about
 
     start = time.perf_counter()
     about = read_about(folder)
@@ -65,7 +75,8 @@ def audit(folder: Path, *, with_data: bool = False, thorough: bool = False, adva
         retrieval.check_retrieval,
         slack.check_slack,
         bounds.check_order,
-        record.check_text,
+        printed.check_text,
+        printed.check_page,
     ]
     for check in plain:
         checks.append(_guarded(check.__name__.removeprefix("check_"), lambda c=check: c(files), advance))
@@ -88,11 +99,27 @@ def audit(folder: Path, *, with_data: bool = False, thorough: bool = False, adva
         ("report", lambda: judged.check_report(files, found(), drawn())),
     ):
         checks.append(_guarded(name, check, advance))
+    settled = []
     if with_data or thorough:
-        # What the data tell need not be said to be untold.
-        checks = [replace(check, not_checked=tuple(item for item in check.not_checked if "--data" not in item)) for check in checks]
         checks += _with_data(files, thorough, advance)
-    return Audit(str(folder), tuple(checks), time.perf_counter() - start)
+        settled += ["--data", *(["--thorough"] if thorough else [])]
+    if repeat:
+        # It imports torch, too.
+        from empirics.audit.repeated import check_repeated
+
+        def repeated() -> Check:
+            check, conclusive = check_repeated(files, quiet=advance is None)
+            if conclusive:
+                settled.extend(["--data", "--thorough", "--repeat"])
+            return check
+
+        checks.append(_guarded("repeated", repeated, advance))
+    return Audit(str(folder), tuple(_less(check, settled) for check in checks), time.perf_counter() - start)
+
+
+def _less(check: Check, settled: list[str]) -> Check:
+    """A check less what it left to options that were given: what it could not look at names the option that does."""
+    return replace(check, not_checked=tuple(what for what in check.not_checked if not any(option in what for option in settled)))
 
 
 def _with_data(files: RunFiles, thorough: bool, advance: Callable[[str], None] | None) -> list[Check]:

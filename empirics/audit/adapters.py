@@ -9,7 +9,7 @@ from scipy.linalg import subspace_angles
 
 from empirics.audit.opened import RunFiles
 from empirics.audit.result import Check, Tally
-from empirics.record import read_json
+from empirics.files.record import read_json
 
 
 def check_adapters(files: RunFiles) -> Check:
@@ -24,13 +24,14 @@ def check_adapters(files: RunFiles) -> Check:
         tally.skip("adapters: the folder holds none")
         return tally.check()
     settings, earlier = files.config["adapter"], []
+    adapted = len(settings["targets"]) * files.config["backbone"]["adapted_layers"]
     tally.same("adapters", sorted(path.name for path in (files.folder / "adapters").iterdir()), sorted(files.names))
     for name in files.names:
         where = f"adapters/{name}"
         own, about = files.tensors(f"{where}/composition.safetensors"), read_json(files.folder / where / "composition.json")
         projections = about["projections"]
         tally.same(f"{where}/composition.json: task", about["task"], name)
-        tally.same(f"{where}/composition.json: projections", len(projections), settings_projections(files))
+        tally.same(f"{where}/composition.json: projections", len(projections), adapted)
         tally.same(f"{where}/composition.safetensors: alpha", float(own["alpha"]), float(settings["alpha"]))
         for p in projections:
             tally.same(f"{where}/composition.safetensors: rank of {p}", own[f"{p}.a"].shape[0], settings["rank"])
@@ -38,17 +39,11 @@ def check_adapters(files: RunFiles) -> Check:
         _peft(tally, files, where, own, projections)
         _logged(tally, files, name, own, projections, earlier)
         earlier.append(own)
-    if not all("sha256" in log for log in files.about["training"].values()):
-        whose = (
-            f"{files.names[-1]}, of which no later adapter holds a copy" if settings["compose"] else "no adapter holds a copy of another"
-        )
-        tally.skip(f"digests of adapters from when they were trained, which runs of earlier versions do not have: {whose}")
+    alone = f"the adapter of {files.names[-1]}" if settings["compose"] else "an adapter"
+    tally.skip(
+        f"{alone}, if its digest in run.json was changed with it: no other adapter holds a copy of it; --data embeds documents with it"
+    )
     return tally.check()
-
-
-def settings_projections(files: RunFiles) -> int:
-    """Projections that the settings adapt."""
-    return len(files.config["adapter"]["targets"]) * files.config["backbone"]["adapted_layers"]
 
 
 def _folded(tally: Tally, where: str, own: dict, p: str, pool: list[dict], alpha: float) -> None:
@@ -101,8 +96,7 @@ def _logged(tally: Tally, files: RunFiles, name: str, own: dict, projections: li
     if log is None:
         tally.find("run.json: training", f"says nothing of {name}")
         return
-    if "sha256" in log:
-        tally.same(f"run.json: training.{name}.sha256, noted when the adapter was trained", log["sha256"], _digest(own))
+    tally.same(f"run.json: training.{name}.sha256, noted when the adapter was trained", log["sha256"], _digest(own))
     scalars = np.concatenate([own[f"{p}.s"] for p in projections])
     tally.near(f"run.json: training.{name}.nonzero", log["nonzero"], float((scalars != 0).mean()) if scalars.size else 1.0, 1e-12)
     angle = 90.0

@@ -7,6 +7,7 @@ import numpy as np
 from empirics.audit.forms import blocks, covariances
 from empirics.audit.opened import ARMS, RunFiles
 from empirics.audit.result import Check, Tally
+from empirics.runs.run_folder import PROJECTIONS
 
 # Rounding of distances, relative to their size; inverses of ill-conditioned covariances cost some digits.
 _TOLERANCE = 1e-8
@@ -48,14 +49,18 @@ def check_energies(files: RunFiles) -> Check:
                     frame[f"{key}:distance"].to_numpy()[rows],
                     distance,
                 )
+    if (files.folder / PROJECTIONS).is_file():
+        tally.skip(
+            f"{PROJECTIONS}, by which fresh documents are projected: no embedding of the full dimension is kept; --data fits it anew"
+        )
     return tally.check()
 
 
 def check_other_dimensions(files: RunFiles) -> Check:
     """What the columns of dimensions without embeddings must agree on: with themselves, with one another, and with the signatures."""
     tally = Tally(
-        "other dimensions",
-        "dimensions whose embeddings are not on file: least energies, arms that share distances, signatures or class predictions",
+        "arms, dimensions",
+        "dimensions whose embeddings are not on file: least energies; what arms share: embeddings, signatures, distances, classes",
         "compared",
         _TOLERANCE,
     )
@@ -70,10 +75,11 @@ def check_other_dimensions(files: RunFiles) -> Check:
                 energies.argmin(1),
             )
     if others:
-        tally.skip(f"energies in {', '.join(others)}: their embeddings are not kept in a run; --data embeds documents anew")
+        tally.skip(f"energies in {', '.join(others)}: their embeddings are not kept in a run; --data embeds some documents anew")
     for d in {key.rpartition("-")[2] for key in files.keys}:
         _arms_agree(files, d, tally)
     _predictions_agree(files, tally)
+    _embeddings_agree(files, tally)
     return tally.check()
 
 
@@ -94,6 +100,18 @@ def _arms_agree(files: RunFiles, d: str, tally: Tally) -> None:
         column = {arm: frame[f"{arm}-{d}:distance"].to_numpy() for arm in ARMS}
         tally.near(lambda j, t=table: f"{t}.parquet, row {j}, ratio-{d}:distance", column["ratio"], column["paper"])
         tally.near(lambda j, t=table: f"{t}.parquet, row {j}, both-{d}:distance", column["both"], column["paper"] + column["frozen"])
+
+
+def _embeddings_agree(files: RunFiles, tally: Tally) -> None:
+    """The frozen space and those of the tasks are the same in all arms that look at them."""
+    paper, ratio, frozen, both = (files.embeddings(arm) for arm in ARMS)
+    for part in ("test", "query"):
+        for arm, mine, its in (
+            ("ratio", ratio[part], paper[part]),
+            ("both", both[part][:, 1:], paper[part]),
+            ("both", both[part][:, :1], frozen[part]),
+        ):
+            tally.same(f"embeddings/{arm}-{files.dimension}.safetensors: {part}, which other arms hold, too", mine, its)
 
 
 def _predictions_agree(files: RunFiles, tally: Tally) -> None:
@@ -119,9 +137,7 @@ def _predictions_agree(files: RunFiles, tally: Tally) -> None:
                     lambda j, a=told, b=before: f"is class {a[j]}, but {b[j]} where another arm retrieves the same task",
                 )
                 known[rows, retrieved] = told
-    tally.skip(
-        "classes that heads predict, beyond that: heads and training embeddings are not kept in a run; --data with --thorough fits them"
-    )
+    tally.skip("classes that heads predict, beyond that: heads and training embeddings are not kept in a run; --thorough fits them")
 
 
 def check_signatures(files: RunFiles) -> Check:
@@ -156,7 +172,7 @@ def check_signatures(files: RunFiles) -> Check:
         tally.true(f"{where}: counts", counts.sum() == trained if whole else counts.sum() < trained, f"do not sum to {trained}")
     for key, counts in samples.items():
         tally.same(f"signatures/{key}.safetensors: counts", counts, next(iter(samples.values())))
-    tally.skip("the signatures' own fit: training embeddings are not kept in a run; --data with --thorough fits them")
+    tally.skip("the signatures' own fit: training embeddings are not kept in a run; --thorough fits them")
     return tally.check()
 
 

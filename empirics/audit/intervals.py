@@ -1,6 +1,8 @@
-"""Binomial limits and tests by other routes than `theory.certificates` and `empirics.compare` take."""
+"""Binomial limits and tests by other routes than `theory.certificates` and `empirics.reports.verdicts` take."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from scipy import stats
@@ -8,9 +10,8 @@ from scipy.optimize import brentq
 from scipy.special import gammaln, xlog1py, xlogy
 
 
-def _log_at_most(k: int, n: int, p: float) -> float:
-    """``log P(Bin(n, p) <= k)``, as a sum."""
-    j = np.arange(k + 1)
+def _log_probability(j: np.ndarray, n: int, p: float) -> float:
+    """Log of the probability that a binomial number is one of some, as a sum."""
     terms = gammaln(n + 1) - gammaln(j + 1) - gammaln(n - j + 1) + xlogy(j, p) + xlog1py(n - j, -p)
     top = terms.max()
     return float(top + np.log(np.exp(terms - top).sum()))
@@ -23,9 +24,7 @@ def upper_limit(errors: int, n: int, beta: float) -> float:
     if errors == n - 1:
         return 1 - beta / n
     rate = errors / n
-    return float(
-        brentq(lambda p: _log_at_most(errors, n, p) - np.log(beta), max(rate, 1e-300), 1 - 1e-16, xtol=1e-300, rtol=1e-14, maxiter=500)
-    )
+    return _root(lambda p: _log_probability(np.arange(errors + 1), n, p) - np.log(beta), max(rate, 1e-300), 1 - 1e-16)
 
 
 def interval(errors: int, n: int, confidence: float) -> tuple[float, float]:
@@ -37,15 +36,12 @@ def interval(errors: int, n: int, confidence: float) -> tuple[float, float]:
         low = half / n
     else:
         # P(Bin(n, p) >= errors) = half, where the sum over many errors is that over few successes at 1 - p.
-        low = float(brentq(lambda p: _log_at_least(errors, n, p) - np.log(half), 1e-300, errors / n, xtol=1e-300, rtol=1e-14, maxiter=500))
+        low = _root(lambda p: _log_probability(np.arange(errors, n + 1), n, p) - np.log(half), 1e-300, errors / n)
     return low, upper_limit(errors, n, half)
 
 
-def _log_at_least(k: int, n: int, p: float) -> float:
-    j = np.arange(k, n + 1)
-    terms = gammaln(n + 1) - gammaln(j + 1) - gammaln(n - j + 1) + xlogy(j, p) + xlog1py(n - j, -p)
-    top = terms.max()
-    return float(top + np.log(np.exp(terms - top).sum()))
+def _root(f: Callable[[float], float], low: float, high: float) -> float:
+    return float(brentq(f, low, high, xtol=1e-300, rtol=1e-14, maxiter=500))
 
 
 def binary_kl(q: float, p: float) -> float:

@@ -7,12 +7,13 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
 
-from empirics.audit.bounds import RUNGS, TOLERANCE
+from empirics.audit.bounds import RUNGS, TOLERANCE, binding_pair, unit_name
 from empirics.audit.draws import Drawn, draw, own_distances
 from empirics.audit.intervals import binary_kl, interval, kolmogorov_smirnov
 from empirics.audit.opened import Key, RunFiles
@@ -91,155 +92,145 @@ def check_report(files: RunFiles, found: Mapping[tuple[str, str], Recomputed], d
         if report[field] != shown:
             tally.find(f"report.json: {field}", "is not that of the headline's arm and law")
     for (arm, name), it in found.items():
-        if (arm, name) not in told:
-            continue
-        entry = told[arm, name]
-        tally.same(f"report.json, {arm}, {name}: dimension", entry["dimension"], files.dimension)
-        keys = list(units(files, it.law))
-        shown = [entry["overall"], *entry["tasks"], *entry["clusters"]]
-        tally.same(f"report.json, {arm}, {name}: units", len(shown), len(keys))
-        rows, rng = files.bounds_of(arm, name), drawn[arm, name].rng
-        for key, unit in zip(keys, shown, strict=False):
-            _unit(tally, files, arm, name, key, unit, rows, drawn[arm, name], it, rng)
+        if (arm, name) in told:
+            _Judged(tally, files, arm, name, it, drawn[arm, name]).check(told[arm, name])
     return tally.check()
 
 
-def _unit(
-    tally: Tally,
-    files: RunFiles,
-    arm: str,
-    law: str,
-    key: Key,
-    unit: dict[str, Any],
-    rows: Mapping,
-    draws: Draws,
-    it: Recomputed,
-    rng: np.random.Generator,
-) -> None:
-    where = f"report.json, {arm}, {law}, {unit['name']}"
-    test, column, confidence = files.test, f"{arm}-{files.dimension}", files.config["bounds"]["confidence"]
-    wrong, task, cluster = (test[f"{column}:retrieved"] != test["task"]).to_numpy(), test["task"].to_numpy(), files.clusters(test, law)
-    chosen = np.ones(wrong.size, dtype=bool) if key[1] is None else (task if key[0] == "task" else cluster) == key[1]
-    by_class = files.by_class or law != "well-specified"
-    names = {
-        "overall": lambda _: "overall",
-        "task": lambda k: files.names[k],
-        "cluster": lambda t: (files.class_names if by_class else files.names)[t],
-    }
-    tally.same(f"{where}: name", unit["name"], names[key[0]](key[1]))
-    measured = _interval(tally, f"{where}: measured", unit["measured"], int(wrong[chosen].sum()), int(chosen.sum()), confidence)
-    verdict = _law(
-        tally,
-        f"{where}: law",
-        unit["law"],
-        measured,
-        unit["rungs"].get("L6", {}),
-        files,
-        column,
-        np.unique(cluster[chosen]),
-        cluster,
-        draws,
-        it,
-    )
-    tally.same(f"{where}: rungs", list(unit["rungs"]), list(RUNGS))
-    batch = _batch(tally, where, files, unit, column, chosen, task, task if key[0] != "cluster" else cluster, rng, confidence)
-    for rung, told in unit["rungs"].items():
-        row = rows.get((key, rung))
-        if row is None:
-            continue
-        for field in _COPIED:
-            its = row[field]
-            its = None if isinstance(its, float) and math.isnan(its) else its
-            if not (field == "note" and rung == "L4" and batch is None):
-                tally.same(f"{where}, {rung}: {field}", told[field], bool(its) if field == "vacuous" else its)
-        binding = (
-            None
-            if row["binding_task"] is None or np.isnan(float(row["binding_task"] if row["binding_task"] == row["binding_task"] else np.nan))
-            else [int(row["binding_task"]), int(row["binding_component"])]
-        )
-        tally.same(f"{where}, {rung}: binding", told["binding"], binding)
-        against = measured if rung != "L4" or files.config["bounds"]["batch"] == 1 else batch
-        _rung(tally, f"{where}, {rung}", told, against, unit["law"], verdict, files.about.get("exchangeable", True))
+@dataclass(frozen=True)
+class _Judged:
+    """What is said of one arm under one law, against the test documents.
 
+    Parameters
+    ----------
+    tally : Tally
+    files : RunFiles
+    arm, law : str
+    it : Recomputed
+    draws : Draws
+    """
 
-def _interval(tally: Tally, where: str, told: dict[str, Any], errors: int, n: int, confidence: float) -> tuple[float, float]:
-    tally.same(f"{where}.errors", told["errors"], errors)
-    tally.same(f"{where}.n", told["n"], n)
-    tally.same(f"{where}.confidence", told["confidence"], confidence)
-    low, high = interval(errors, n, confidence)
-    tally.near(f"{where}.error", told["error"], errors / n, 1e-15)
-    tally.near(f"{where}.low", told["low"], low)
-    tally.near(f"{where}.high", told["high"], high)
-    return low, high
+    tally: Tally
+    files: RunFiles
+    arm: str
+    law: str
+    it: Recomputed
+    draws: Draws
 
+    @property
+    def where(self) -> str:
+        return f"report.json, {self.arm}, {self.law}"
 
-def _law(
-    tally: Tally,
-    where: str,
-    told: dict[str, Any],
-    measured: tuple[float, float],
-    simulated: dict[str, Any],
-    files: RunFiles,
-    column: str,
-    clusters: np.ndarray,
-    cluster: np.ndarray,
-    draws: Draws,
-    it: Recomputed,
-) -> str:
-    """Tests of a law; returns the verdict that they give."""
-    distance, d = files.test[f"{column}:distance"].to_numpy(), it.scores.components.means.shape[1]
-    seen = {int(t): distance[cluster == t] for t in clusters if (cluster == t).sum() >= 2 and int(t) in draws.distances}
-    low = math.exp(simulated["log_lower"]) if simulated.get("log_lower") is not None else 0.0
-    tally.same(f"{where}.predicted", told["predicted"], simulated["estimate"])
-    tally.near(f"{where}.predicted_low", told["predicted_low"], low)
-    tally.near(f"{where}.predicted_high", told["predicted_high"], simulated["value"])
-    floor = binary_kl(measured[0], simulated["value"]) if measured[0] > simulated["value"] else 0.0
-    tally.near(f"{where}.misfit_floor_nats", told["misfit_floor_nats"], floor)
-    spread = math.sqrt(np.mean([x.var(ddof=1) / (2 * d) for x in seen.values()])) if seen else None
-    tally.near(f"{where}.overdispersion_chi2", _number(told["overdispersion_chi2"]), _number(spread))
-    spread = math.sqrt(np.mean([x.var(ddof=1) / draws.distances[t].var(ddof=1) for t, x in seen.items()])) if seen else None
-    tally.near(f"{where}.overdispersion_law", _number(told["overdispersion_law"]), _number(spread))
-    p = min(1.0, len(seen) * min(kolmogorov_smirnov(x, draws.distances[t]) for t, x in seen.items())) if seen else None
-    tally.near(f"{where}.distance_p", _number(told["distance_p"]), _number(p))
-    reasons = []
-    if measured[0] > simulated["value"]:
-        reasons.append("predicts too few errors")
-    elif measured[1] < low:
-        reasons.append("predicts too many errors")
-    if p is not None and p < _LEVEL:
-        reasons.append("own distances do not follow it")
-    verdict = "rejected" if reasons else "not rejected"
-    tally.same(f"{where}.reasons", told["reasons"], reasons)
-    tally.same(f"{where}.verdict", told["verdict"], verdict)
-    return verdict
+    @property
+    def column(self) -> str:
+        return f"{self.arm}-{self.files.dimension}"
 
+    @property
+    def confidence(self) -> float:
+        return self.files.config["bounds"]["confidence"]
 
-def _number(x: float | None) -> float:
-    return math.nan if x is None else x
+    @cached_property
+    def wrong(self) -> np.ndarray:
+        """Which test documents are sent to a wrong task."""
+        return (self.files.test[f"{self.column}:retrieved"] != self.files.test["task"]).to_numpy()
 
+    @cached_property
+    def task(self) -> np.ndarray:
+        return self.files.test["task"].to_numpy()
 
-def _batch(
-    tally: Tally,
-    where: str,
-    files: RunFiles,
-    unit: dict[str, Any],
-    column: str,
-    chosen: np.ndarray,
-    task: np.ndarray,
-    group: np.ndarray,
-    rng: np.random.Generator,
-    confidence: float,
-) -> tuple[float, float] | None:
-    """Where L4 bounds the error of batches: what one random cut into batches measures."""
-    size = files.config["bounds"]["batch"]
-    if size == 1:
-        tally.same(f"{where}: batch", unit["batch"], None)
-        return 0.0, 1.0
-    wrong = batch_errors(files.energies(files.test, column)[chosen], task[chosen], group[chosen], size, rng)
-    if not wrong.size or unit["batch"] is None:
-        tally.same(f"{where}: batch", unit["batch"], None if not wrong.size else "an interval")
-        return None
-    return _interval(tally, f"{where}: batch", unit["batch"], int(wrong.sum()), wrong.size, confidence)
+    @cached_property
+    def cluster(self) -> np.ndarray:
+        return self.files.clusters(self.files.test, self.law)
+
+    def check(self, told: dict[str, Any]) -> None:
+        """Every unit, in the order of the report, in which batches are drawn."""
+        self.tally.same(f"{self.where}: dimension", told["dimension"], self.files.dimension)
+        keys, shown = list(units(self.it.law)), [told["overall"], *told["tasks"], *told["clusters"]]
+        self.tally.same(f"{self.where}: units", len(shown), len(keys))
+        for key, unit in zip(keys, shown, strict=False):
+            self._unit(key, unit)
+
+    def _unit(self, key: Key, told: dict[str, Any]) -> None:
+        tally, where, rows = self.tally, f"{self.where}, {told['name']}", self.files.bounds_of(self.arm, self.law)
+        group = self.cluster if key[0] == "cluster" else self.task
+        chosen = np.ones(group.size, dtype=bool) if key[1] is None else group == key[1]
+        tally.same(f"{where}: name", told["name"], self._name(key))
+        measured = self._interval(f"{where}: measured", told["measured"], self.wrong[chosen])
+        verdict = self._law(f"{where}: law", told["law"], measured, told["rungs"].get("L6", {}), chosen)
+        tally.same(f"{where}: rungs", list(told["rungs"]), list(RUNGS))
+        batch = self._batch(where, told, chosen, group)
+        for rung, its in told["rungs"].items():
+            row = rows.get((key, rung))
+            if row is None:
+                continue
+            against = batch if rung == "L4" and self.files.config["bounds"]["batch"] > 1 else measured
+            for field in _COPIED:
+                value = None if isinstance(row[field], float) and math.isnan(row[field]) else row[field]
+                if field != "note" or against is not None:
+                    tally.same(f"{where}, {rung}: {field}", its[field], bool(value) if field == "vacuous" else value)
+            binding = binding_pair(row)
+            tally.same(f"{where}, {rung}: binding", its["binding"], binding if binding is None else list(binding))
+            _rung(tally, f"{where}, {rung}", its, against, told["law"], verdict, self.files.about.get("exchangeable", True))
+
+    def _name(self, key: Key) -> str:
+        if key[0] == "cluster":
+            return (self.files.class_names if self.files.by_class or self.law != "well-specified" else self.files.names)[key[1]]
+        return unit_name(self.files, key)
+
+    def _interval(self, where: str, told: dict[str, Any], wrong: np.ndarray) -> tuple[float, float]:
+        errors, n = int(wrong.sum()), wrong.size
+        self.tally.same(f"{where}.errors", told["errors"], errors)
+        self.tally.same(f"{where}.n", told["n"], n)
+        self.tally.same(f"{where}.confidence", told["confidence"], self.confidence)
+        low, high = interval(errors, n, self.confidence)
+        self.tally.near(f"{where}.error", told["error"], errors / n, 1e-15)
+        self.tally.near(f"{where}.low", told["low"], low)
+        self.tally.near(f"{where}.high", told["high"], high)
+        return low, high
+
+    def _law(self, where: str, told: dict[str, Any], measured: tuple[float, float], simulated: dict[str, Any], chosen: np.ndarray) -> str:
+        """Tests of the law; returns the verdict that they give."""
+        tally, distances = self.tally, self.draws.distances
+        distance, d = self.files.test[f"{self.column}:distance"].to_numpy(), self.it.scores.components.means.shape[1]
+        seen = {int(t): distance[self.cluster == t] for t in np.unique(self.cluster[chosen])}
+        seen = {t: x for t, x in seen.items() if x.size >= 2 and t in distances}
+        low = math.exp(simulated["log_lower"]) if simulated.get("log_lower") is not None else 0.0
+        tally.same(f"{where}.predicted", told["predicted"], simulated["estimate"])
+        tally.near(f"{where}.predicted_low", told["predicted_low"], low)
+        tally.near(f"{where}.predicted_high", told["predicted_high"], simulated["value"])
+        floor = binary_kl(measured[0], simulated["value"]) if measured[0] > simulated["value"] else 0.0
+        tally.near(f"{where}.misfit_floor_nats", told["misfit_floor_nats"], floor)
+        chi2, law, p = math.nan, math.nan, math.nan
+        if seen:
+            chi2 = math.sqrt(np.mean([x.var(ddof=1) / (2 * d) for x in seen.values()]))
+            law = math.sqrt(np.mean([x.var(ddof=1) / distances[t].var(ddof=1) for t, x in seen.items()]))
+            p = min(1.0, len(seen) * min(kolmogorov_smirnov(x, distances[t]) for t, x in seen.items()))
+        for field, value in (("overdispersion_chi2", chi2), ("overdispersion_law", law), ("distance_p", p)):
+            tally.near(f"{where}.{field}", math.nan if told[field] is None else told[field], value)
+        reasons = []
+        if measured[0] > simulated["value"]:
+            reasons.append("predicts too few errors")
+        elif measured[1] < low:
+            reasons.append("predicts too many errors")
+        if p < _LEVEL:
+            reasons.append("own distances do not follow it")
+        verdict = "rejected" if reasons else "not rejected"
+        tally.same(f"{where}.reasons", told["reasons"], reasons)
+        tally.same(f"{where}.verdict", told["verdict"], verdict)
+        return verdict
+
+    def _batch(self, where: str, told: dict[str, Any], chosen: np.ndarray, group: np.ndarray) -> tuple[float, float] | None:
+        """Where L4 bounds the error of batches: what one random cut into batches measures."""
+        size = self.files.config["bounds"]["batch"]
+        if size == 1:
+            self.tally.same(f"{where}: batch", told["batch"], None)
+            return None
+        energies = self.files.energies(self.files.test, self.column)
+        wrong = batch_errors(energies[chosen], self.task[chosen], group[chosen], size, self.draws.rng)
+        if not wrong.size or told["batch"] is None:
+            self.tally.same(f"{where}: batch", told["batch"], None if not wrong.size else "an interval")
+            return None
+        return self._interval(f"{where}: batch", told["batch"], wrong)
 
 
 def batch_errors(energies: np.ndarray, task: np.ndarray, group: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from empirics.audit.forms import QueryLaw, Scores, read_scores
-from empirics.record import read_json, read_parquet, read_tensors
+from empirics.audit.forms import QueryLaw, Scores, covariances, read_scores
+from empirics.files.record import read_json, read_parquet, read_tensors
 
 # A unit of the report: overall, a task or a cluster, and its number.
 Key = tuple[str, int | None]
@@ -136,7 +136,7 @@ class RunFiles:
         task = t["task"]
         within = t["weights"] / np.bincount(task, t["weights"])[task] if "weights" in t else 1 / np.bincount(task)[task]
         weights = within * self.shares[task]
-        dense = t["covariances"] if "covariances" in t else _dense(t)
+        dense = covariances(t, "")
         cluster = np.arange(task.size) if self.by_class else task
         return QueryLaw(name, t["means"][:, None], dense, task, cluster, weights / weights.sum())
 
@@ -169,8 +169,3 @@ class RunFiles:
     def energies(self, frame: pd.DataFrame, key: str) -> np.ndarray:
         """Task scores in a table of documents."""
         return frame[[f"{key}:energy:{name}" for name in self.names]].to_numpy()
-
-
-def _dense(t: Mapping[str, np.ndarray]) -> np.ndarray:
-    factors, diagonals = t["factors"], t["diagonals"]
-    return factors @ np.swapaxes(factors, 1, 2) + diagonals[:, :, None] * np.eye(diagonals.shape[1])

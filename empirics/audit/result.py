@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 # How a check came to its numbers. "recomputed": from raw files, by other code than the run's. "reproduced": by the same draws, scored by
-# other code. "simulated": by draws of its own, so to the width of an interval only. "compared": one file against another.
-How = Literal["recomputed", "reproduced", "simulated", "compared"]
+# other code. "compared": one file against another. "printed again" and "repeated": by the code that made them.
+How = Literal["recomputed", "reproduced", "compared", "printed again", "repeated"]
 # Findings of one kind that are told one by one.
 _SHOWN = 5
 
@@ -41,7 +41,7 @@ class Check:
     name : str
     what : str
         What was looked at, in a sentence.
-    how : {"recomputed", "reproduced", "simulated", "compared"}
+    how : {"recomputed", "reproduced", "compared", "printed again", "repeated"}
     count : int
         Numbers or facts that were looked at.
     worst : float or None
@@ -49,7 +49,7 @@ class Check:
     tolerance : float or None
     findings : tuple of Finding
     not_checked : tuple of str
-        What could not be checked, and why.
+        What could not be checked, and why; naming the option of the audit that looks at it, if one does.
     """
 
     name: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -257,7 +256,7 @@ def levels(law: QueryLaw) -> dict[str, str]:
     return out | {"L1": "A2", "L2": "A2", "L8": "A0"} | dict.fromkeys(("L7", "L9", "L10"), "A1")
 
 
-def units(files: Any, law: QueryLaw) -> Mapping[tuple[str, int | None], np.ndarray]:
+def units(law: QueryLaw) -> Mapping[tuple[str, int | None], np.ndarray]:
     """Members of every unit that a report speaks of: overall, tasks, clusters."""
     out: dict[tuple[str, int | None], np.ndarray] = {("overall", None): np.ones(len(law), dtype=bool)}
     out |= {("task", int(k)): law.task == k for k in np.unique(law.task)}

@@ -51,7 +51,7 @@ def _dealt_in_order(files: RunFiles, tally: Tally) -> None:
     stream, signature = files.config["stream"], files.config["signature"]
     ordered = stream["path"] is None and stream["name"] in ("text-5t", "news-4t")
     if not ordered or not files.by_class or signature["held_out"] != 0:
-        tally.skip("which documents were training and reservoir documents: only --data tells")
+        tally.skip("which documents were training and reservoir documents: --data deals the stream anew")
         return
     train = files.signatures(files.keys[0])["counts"]
     query, test = (np.bincount(frame["cluster"], minlength=train.size) for frame in (files.query, files.test))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Complex, Float
 from scipy.special import gammaln
 
 # Steps of a bisection: enough for a bracket of a millionth, in which K is flat to 1e-12.
@@ -280,8 +280,3 @@ def _log_moments(law: Laws) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(out[:, p]) + gammaln(p + 1) - p * np.log(mean / deviation)[:, None]
     return np.where(mean > 0, np.minimum(ratio.min(axis=1), 0.0), 0.0)
-
-
-def is_certain(law: Laws) -> Bool[np.ndarray, " P"]:
-    """Whether M is positive for certain."""
-    return law.floor() > 0

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import nn
 
 from empirics import processes
-from empirics.adapters import Adapter, Units
-from empirics.anatomy import placed
-from empirics.backbone import Backbone, PrefixSource, embed_batches, suffix
+from empirics.adapters.adapter import Adapter, Units
+from empirics.encoders.anatomy import placed
+from empirics.encoders.backbone import Backbone, suffix, token_mean
+from empirics.encoders.prefix import PrefixSource, embed_batches
 
 # As in PEFT: the best three adapters share a token by a softmax of temperature one.
 TOP_K = 3
@@ -79,13 +80,6 @@ def gate_shares(
     with placed(backbone.model, modules), torch.inference_mode():
         for rows, hidden, mask in embed_batches(backbone, source, indices):
             suffix(backbone, hidden, mask)
-            out[rows] = torch.stack([_mean_gates(module, mask) for module in modules.values()]).mean(0).cpu().numpy()
+            out[rows] = torch.stack([token_mean(module.gates, mask) for module in modules.values()]).mean(0).cpu().numpy()
     processes.add_up([torch.from_numpy(out)])
     return out
-
-
-def _mean_gates(module: Routed, mask: Bool[torch.Tensor, "n t"] | None) -> Float[torch.Tensor, "n m"]:
-    if mask is None:
-        return module.gates.mean(1)
-    weight = mask.to(module.gates.dtype)[..., None]
-    return (module.gates * weight).sum(1) / weight.sum(1)

@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 
-from empirics.heads import RandomProjectionRidge
 from empirics.methods.problem import Outcome, Problem, from_class_scores
+from empirics.retrieval.heads import RandomProjectionRidge
 from empirics.seeding import sklearn_seed
 
 

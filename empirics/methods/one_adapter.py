@@ -7,30 +7,31 @@ import time
 import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from empirics.adapters import active
-from empirics.backbone import embed
+from empirics.adapters.adapter import active
+from empirics.adapters.training import continue_adapter, train_adapter
+from empirics.encoders.prefix import embed
 from empirics.methods.per_task import adapter_bytes, documents_bytes
 from empirics.methods.problem import Outcome, Problem, from_class_scores
-from empirics.train import continue_adapter, train_adapter
+from empirics.retrieval.heads import head_bytes
 
 
 def sequential(problem: Problem) -> Outcome:
     """One adapter and one softmax head, trained on task after task without a look back: what forgetting is measured against."""
     stream, backbone, config = problem.stream, problem.backbone, problem.config
-    test, before, stages = stream.where("test"), None, []
+    test, learned, stages = stream.where("test"), None, []
     seconds = {"train": 0.0, "fit": 0.0, "test": 0.0}
     for k, task in enumerate(stream.tasks):
         own, start = problem.train(k), time.perf_counter()
         rng = problem.generator("sequential", task.name)
-        before = continue_adapter(
-            backbone, problem.source, own, stream.cluster[own], task.name, before, config.adapter, config.training, rng
+        adapter, head = learned = continue_adapter(
+            backbone, problem.source, own, stream.cluster[own], task.name, learned, config.adapter, config.training, rng
         )
         trained = time.perf_counter()
-        with active(backbone, before[0]):
-            stages.append(_cosine(embed(backbone, problem.source, test), before[1]))
+        with active(backbone, adapter):
+            stages.append(_cosine(embed(backbone, problem.source, test), head))
         seconds["train"] += trained - start
         seconds["test"] = time.perf_counter() - trained
-    stored = {"adapters": adapter_bytes(before[0]), "heads": before[1].nbytes}
+    stored = {"adapters": adapter_bytes(adapter), "heads": head.nbytes}
     return from_class_scores(problem, stages.__getitem__, stored, seconds)
 
 
@@ -58,7 +59,7 @@ def joint(problem: Problem) -> Outcome:
     scores = head.decision_function(asked)
     answer = passed - embedded + time.perf_counter() - fitted
     seconds = {"train": trained - start, "fit": embedded - trained + fitted - passed, "test": answer}
-    stored = {"adapters": adapter_bytes(adapter), "heads": head.coef_.nbytes + head.intercept_.nbytes}
+    stored = {"adapters": adapter_bytes(adapter), "heads": head_bytes(head)}
     stored["training documents"] = documents_bytes([stream.inputs[j] for j in own])
     return from_class_scores(problem, lambda i: scores[:, : problem.starts[i + 1]], stored, seconds)
 

@@ -17,19 +17,19 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from empirics.adapters import Adapter, active, composed_adapter, composition_tensors
-from empirics.backbone import embed, encode_prefix
+from empirics.adapters.adapter import Adapter, active, composed_adapter, composition_tensors
+from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig
-from empirics.documents import Input
-from empirics.estimators import shrunk_gaussian
-from empirics.heads import fit_head, head_bytes
-from empirics.images import item_bytes
+from empirics.data.documents import Input
+from empirics.data.images import item_bytes
+from empirics.encoders.prefix import embed, encode_prefix
 from empirics.methods.arrow import gate_shares
 from empirics.methods.problem import Outcome, Problem, from_task_scores
 from empirics.methods.retrieval import Remedy, Space, fit_retrieval, joined
+from empirics.retrieval.estimators import shrunk_gaussian
+from empirics.retrieval.heads import fit_head, head_bytes
+from empirics.retrieval.signatures import rule_tensors, signature_bytes
 from empirics.seeding import sklearn_seed
-from empirics.signatures import rule_tensors, signature_bytes
-from empirics.train import train_adapter
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class AdapterSet:
         Embeddings under every adapter: of its task's training documents, of the reservoir and of test documents; others NaN.
     predicted : (n, m) int array
         Class, numbered over the stream, that each task's head gives to each test document.
-    stored : dict of bytes
-        Adapters and heads.
-    seconds : dict
+    stored : dict of str to int
+        Bytes of "adapters" and of "heads".
+    seconds : dict of str to float
         "train", "fit" (heads), "test" (test documents under all adapters).
     """
 
@@ -155,6 +155,8 @@ def by_signatures(problem: Problem, adapted: AdapterSet, *, space: Space, remedy
         stages.append(fitted.scores(x[test]))
         fit, answer = fit + ready - start, time.perf_counter() - ready
     rule = fitted.rule
+    # A stream has two tasks at least.
+    assert rule is not None
     stored = Counter(adapted.stored)
     stored["signatures"] += signature_bytes(rule.signatures)
     if rule.background is not None:
@@ -169,13 +171,13 @@ def by_signatures(problem: Problem, adapted: AdapterSet, *, space: Space, remedy
         stored["corpus"] = documents_bytes(problem.corpus)
     if stored["projections"] or (stored["background"] and remedy != "corpus"):
         stored["reservoir"] = documents_bytes([stream.inputs[j] for j in stream.where("reservoir")])
-    stored = {what: size for what, size in stored.items() if size}
-    if space == "frozen":
-        # One adapter pass, under the retrieved task's adapter.
-        return from_task_scores(problem, stages.__getitem__, adapted.predicted, stored, _one_pass(problem, adapted, fit, answer))
     own = adapted.seconds
     seconds = {"train": own["train"], "fit": own["fit"] + fit, "test": own["test"] + answer}
-    return from_task_scores(problem, stages.__getitem__, adapted.predicted, stored, seconds)
+    if space == "frozen":
+        # Under the retrieved task's adapter alone.
+        seconds = _one_pass(problem, adapted, fit, answer)
+    kept = {what: size for what, size in stored.items() if size}
+    return from_task_scores(problem, stages.__getitem__, adapted.predicted, kept, seconds)
 
 
 def _corpus_embeddings(problem: Problem, adapted: AdapterSet, space: Space) -> Float[np.ndarray, "k S E"]:

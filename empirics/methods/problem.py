@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from empirics.backbone import Backbone, PrefixSource
 from empirics.config import RunConfig
-from empirics.documents import Input
+from empirics.data.documents import Input
+from empirics.data.streams import Stream
+from empirics.encoders.backbone import Backbone
+from empirics.encoders.prefix import PrefixSource
 from empirics.seeding import generator
-from empirics.streams import Stream
 from theory.errors import InputError
 
 
@@ -28,7 +29,7 @@ class Problem:
     backbone : Backbone
     source : PrefixSource
         Of all documents; its `frozen` embeddings are what methods without adapters see.
-    corpus : tuple of str or of empirics.images.Item
+    corpus : tuple of str or of empirics.data.images.Item
         Documents of a generic corpus that belong to no task; none unless a method asks for them.
     """
 
@@ -53,9 +54,9 @@ class Problem:
         """Task of each class."""
         return np.repeat(np.arange(self.tasks), np.diff(self.starts))
 
-    def train(self, *tasks: int) -> Int[np.ndarray, " k"]:
-        """Training documents of some tasks."""
-        return np.concatenate([self.stream.where("train", k) for k in tasks])
+    def train(self, task: int) -> Int[np.ndarray, " k"]:
+        """Training documents of a task."""
+        return self.stream.where("train", task)
 
     def generator(self, *names: str | int) -> np.random.Generator:
         """Make the generator of one named use."""

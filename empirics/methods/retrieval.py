@@ -16,9 +16,9 @@ from jaxtyping import Float
 from sklearn.model_selection import StratifiedKFold
 
 from empirics.config import SignatureConfig
+from empirics.data.streams import Stream
+from empirics.retrieval.signatures import Projection, fit_background, fit_projection, fit_signatures
 from empirics.seeding import sklearn_seed
-from empirics.signatures import Projection, fit_background, fit_projection, fit_signatures
-from empirics.streams import Stream
 from theory.errors import InputError
 from theory.mixture import Rule
 
@@ -95,7 +95,7 @@ def fit_retrieval(
     Raises
     ------
     InputError
-        As `empirics.signatures.fit_signatures`, or if "corpus" lacks its documents.
+        As `empirics.retrieval.signatures.fit_signatures`, or if "corpus" lacks its documents.
     """
     if tasks == 1:
         return Fitted(None)

@@ -119,7 +119,9 @@ def slack_section(rows: Sequence[Field], root: Field, drawings: Mapping[str, Dra
 def _and_largest(message: Prose, rows: Sequence[Field]) -> Prose:
     """Name the largest piece of the exact union, which is what most rungs share."""
     exact = next((row for row in rows if row.value["rung"] == "L5"), None)
-    known = {} if exact is None else {piece: exact.value[piece] for piece in PIECES if exact.value[piece] is not None}
+    if exact is None:
+        return (*message, ".")
+    known = {piece: exact.value[piece] for piece in PIECES if exact.value[piece] is not None}
     if not known or max(known.values()) <= 0:
         return (*message, ".")
     piece = max(known, key=lambda name: known[name])

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from empirics.page.model import Download
-from empirics.report import Arm, Report, Unit
+from empirics.reports.report import Arm, Report, Unit
 
 # A browser opens no longer address than this, and a file inside a page is one; base64 makes three bytes four.
 _LONGEST = 1_500_000

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from empirics.rounding import rounded_down, rounded_up
+from empirics.reports.rounding import rounded_down, rounded_up
 
 # Below this a value is told from its logarithm, whose precision does not end with that of the value.
 _TINY = 1e-300

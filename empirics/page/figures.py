@@ -1,4 +1,4 @@
-"""Drawings of a page: figures of `empirics.plotting` as SVG that takes the colours of the page around it, and one chart to hover over."""
+"""Drawings of a page: `empirics.figures.plotting` as SVG that takes the colours of the page around it, and one chart to hover over."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from empirics.folders import OwnDistances
+from empirics.figures.finished_run import OwnDistances
 from empirics.page.model import Drawing, Mark, worth
 from empirics.page.phrases import of_batches
-from empirics.report import Report, Unit
-from empirics.rounding import rounded_up
+from empirics.reports.report import Report, Unit
+from empirics.reports.rounding import rounded_up
 from theory import palette
 
 # What has no colour of its own is drawn in those of the page, which has a light and a dark scheme.
@@ -53,7 +53,7 @@ def run_drawings(report: Report, slack: pd.DataFrame, distances: OwnDistances | 
     distances : OwnDistances, optional
         Squared distances of the test documents to their own cluster, of the headline's arm.
     """
-    from empirics.plotting import plot_own_distances, plot_rungs
+    from empirics.figures.plotting import plot_own_distances, plot_rungs
     from theory.plotting import plot_slack
 
     units = [_readable(unit) for unit in _of_single_queries(report)]
@@ -163,7 +163,7 @@ def ladder_chart(report: Report) -> dict[str, Any]:
     import altair as alt
 
     units = _of_single_queries(report)
-    points = [
+    points: list[dict[str, Any]] = [
         {
             "unit": unit.name,
             "rung": name,
@@ -176,7 +176,7 @@ def ladder_chart(report: Report) -> dict[str, Any]:
         for unit in units
         for name, rung in unit.rungs.items()
     ]
-    measured = [
+    measured: list[dict[str, Any]] = [
         {
             "unit": unit.name,
             "error": float(f"{unit.measured.error:.3g}"),

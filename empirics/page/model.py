@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -175,7 +175,7 @@ class Page:
     sections: tuple[Section, ...] = field(default=())
 
 
-def joined(parts: list[Prose], separator: str = ", ") -> Prose:
+def joined(parts: Sequence[Prose], separator: str = ", ") -> Prose:
     """Prose with a separator between its parts."""
     out: list[str | Value] = []
     for part in parts:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from empirics.page.downloads import settings_file
 from empirics.page.fields import document
 from empirics.page.model import Cell, Listing, Page, Paragraph, Prose, Section, Table
+from empirics.page.phrases import stream_name
 from empirics.page.provenance import environment_rows, settings_listing
-from empirics.run_folder import Progress
+from empirics.runs.run_folder import Progress
 
 
 def partial_page(progress: Progress) -> Page:
@@ -18,7 +19,7 @@ def partial_page(progress: Progress) -> Page:
     """
     run = document(progress.about, "run.json")
     rows = tuple((Cell((what,)), Cell(("there" if there else "missing",)), Cell((name,))) for what, name, there in progress.stages)
-    last: Prose = next(((what,) for what, _, there in reversed(progress.stages) if there))
+    last = next(what for what, _, there in reversed(progress.stages) if there)
     table = Table(("What the run has done, in its order",), ("Stage", "In the folder", "What it leaves"), rows, frozenset({1, 2}))
     saved = "Its settings stand in run.json under config; saved as a file of their own, proteus-bounds verify --config settings.yaml --out "
     again: Prose = (
@@ -29,13 +30,12 @@ def partial_page(progress: Progress) -> Page:
         if progress.claimed
         else (saved + "with the name of another folder does the run again there.",)
     )
-    stream = (run["stream"] if "stream" in run.value else run["config"]["stream"]["name"]).shown("text")
     return Page(
-        title=("Unfinished run: ", stream, ", seed ", run["config"]["seed"].shown("text")),
+        title=("Unfinished run: ", stream_name(run), ", seed ", run["config"]["seed"].shown("text")),
         verdict=(
             "This run did not finish, or is still going on: it has no measured error and no bounds. "
             "The last stage that left its files is: ",
-            *last,
+            last,
             ".",
         ),
         about=("Nothing on this page is a result.",),

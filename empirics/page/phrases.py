@@ -7,7 +7,7 @@ from typing import Any
 
 from empirics.page.fields import Field, Value
 from empirics.page.model import Cell, Drawing, Figure, Mark, Prose, joined, words, worth
-from empirics.report import ARM_LABELS
+from empirics.reports.report import ARM_LABELS
 from theory.bound import Assumption
 
 LAW_LABELS = {
@@ -161,6 +161,19 @@ def rung_cell(rung: Field) -> Cell:
     if mark is Mark.VACUOUS:
         return Cell(("vacuous",), mark)
     return Cell((rung.shown("bound"),), mark)
+
+
+def rung_cells(unit: Field, names: Sequence[str]) -> tuple[Cell, ...]:
+    """Some rungs of a unit; a dash for one that it does not have."""
+    return tuple(rung_cell(unit["rungs"][name]) if name in unit.value["rungs"] else words("–") for name in names)
+
+
+def told_rungs(units: Sequence[Field]) -> tuple[list[str], str]:
+    """The rungs that say something of at least one of the units, and what is to be said in a caption of the others, if there are any."""
+    known = dict.fromkeys(rung for unit in units for rung in unit.value["rungs"])
+    silent = [rung for rung in known if all(unit.value["rungs"][rung]["vacuous"] for unit in units if rung in unit.value["rungs"])]
+    left = f" (vacuous throughout: {', '.join(silent)})" if silent else ""
+    return [rung for rung in known if rung not in silent], left
 
 
 def rung_titles(names: Sequence[str], batches: frozenset[str]) -> list[str]:

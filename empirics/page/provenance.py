@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from empirics.page.fields import Field
-from empirics.page.model import Listing, Prose, Section, Table, joined, words
+from empirics.page.model import Block, Listing, Prose, Section, Table, joined, words
 
 
 def provenance(root: Field) -> Section:
@@ -30,7 +30,7 @@ def provenance(root: Field) -> Section:
             for name, value in seconds.items()
         ),
     )
-    blocks = (Listing(rows), *_training(run), phases, settings_listing(run["config"]))
+    blocks: tuple[Block, ...] = (Listing(rows), *_training(run), phases, settings_listing(run["config"]))
     return Section("provenance", "Settings and provenance", blocks)
 
 

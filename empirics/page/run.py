@@ -22,13 +22,15 @@ from empirics.page.phrases import (
     measured_prose,
     of_batches,
     rung_cell,
+    rung_cells,
     rung_titles,
     stream_name,
     tightest_cell,
+    told_rungs,
     verdict,
 )
 from empirics.page.provenance import provenance
-from empirics.report import ARM_LABELS, Report
+from empirics.reports.report import ARM_LABELS, Report
 from theory.bound import Assumption
 
 _NOT_EXCHANGEABLE: Prose = (
@@ -161,20 +163,18 @@ def _said_of(unit: Field, rung: Field, of_batch: bool) -> Prose:
 
 def units_table(caption: Prose, units: Sequence[Field], root: Field, *, total: bool = True) -> Table:
     """Units against the rungs that say something of at least one of them, with the rest named in the caption."""
-    rungs = list(units[0].value["rungs"])
-    silent = [name for name in rungs if all(unit.value["rungs"][name]["vacuous"] for unit in units)]
-    names = [name for name in rungs if name not in silent]
+    names, left = told_rungs(units)
     rows = [
         (
             words(unit["name"].shown("text")),
             *measured_cells(unit["measured"]),
             words(unit["law"]["verdict"].shown("text")),
-            *(rung_cell(unit["rungs"][name]) for name in names),
+            *rung_cells(unit, names),
         )
         for unit in units
     ]
-    if silent:
-        caption = (*caption, f" (vacuous throughout: {', '.join(silent)})")
+    if left:
+        caption = (*caption, left)
     header = ("", "n", "Error", "Interval", "Query law", *rung_titles(names, of_batches(root["run"].value)))
     return Table(caption, header, tuple(rows), total=total)
 
@@ -183,9 +183,7 @@ def units_table(caption: Prose, units: Sequence[Field], root: Field, *, total: b
 
 
 def _arms(root: Field, arms: Sequence[Field]) -> Section:
-    rungs = list(root["overall"].value["rungs"])
-    silent = [name for name in rungs if all(arm.value["overall"]["rungs"][name]["vacuous"] for arm in arms)]
-    names = [name for name in rungs if name not in silent]
+    names, left = told_rungs([arm["overall"] for arm in arms])
     rows = [
         (
             words(*arm_prose(arm)),
@@ -194,12 +192,11 @@ def _arms(root: Field, arms: Sequence[Field]) -> Section:
             words(*interval_prose(arm["overall"]["measured"])),
             words(arm["overall"]["law"]["predicted"].shown("rate")),
             words(arm["overall"]["law"]["verdict"].shown("text")),
-            *(rung_cell(arm["overall"]["rungs"][name]) for name in names),
+            *rung_cells(arm["overall"], names),
         )
         for arm in arms
     ]
     header = ("Retrieval", "Query law", "Error", "Interval", "Predicted", "Verdict", *rung_titles(names, of_batches(root["run"].value)))
-    left = f" (vacuous throughout: {', '.join(silent)})" if silent else ""
     laws = "; ".join(f"{name}: {LAW_LABELS[name]}" for name in dict.fromkeys(arm.value["law"] for arm in arms) if name in LAW_LABELS)
     about: Prose = (f"Every way of retrieval, under every law that a query may be assumed to follow. {laws[:1].upper()}{laws[1:]}.",)
     table = Table((f"All retrievals and query laws, overall{left}",), header, tuple(rows))
@@ -217,7 +214,6 @@ def _accuracy(root: Field) -> Section:
     rows = []
     for entry in root["retrieval"]:
         key = f"{entry.value['arm']}-{entry.value['dimension']}"
-        batch = entry["batch_error"] if "batch_error" in entry.value else None
         stored = (sizes[key]["bytes"].shown("bytes"),) if key in sizes.value else ("–",)
         rows.append(
             (
@@ -231,7 +227,7 @@ def _accuracy(root: Field) -> Section:
                 words(entry["conformal"]["coverage"].shown("rate")),
                 words(entry["conformal"]["mean_size"].shown("size")),
                 words(*stored),
-                *(words(batch[size].shown("rate")) for size in leak),
+                *(words(entry["batch_error"][size].shown("rate")) for size in leak),
             )
         )
     header = (

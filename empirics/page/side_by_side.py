@@ -7,8 +7,8 @@ from typing import Any
 
 from empirics.page.fields import Field, document
 from empirics.page.model import Block, Cell, Page, Paragraph, Prose, Section, Table, joined, words
-from empirics.page.phrases import LEGEND, arm_prose, interval_prose, law_cell, rung_cell, rung_titles, tightest_cell
-from empirics.report import ARM_LABELS
+from empirics.page.phrases import LEGEND, arm_prose, interval_prose, law_cell, rung_cells, rung_titles, tightest_cell, told_rungs
+from empirics.reports.report import ARM_LABELS
 from theory.bound import Assumption
 
 
@@ -18,7 +18,7 @@ def side_by_side(comparison: Mapping[str, Any]) -> Page:
     Parameters
     ----------
     comparison : mapping
-        What `empirics.run_comparison.compare_runs` gives.
+        What `empirics.comparisons.run_comparison.compare_runs` gives.
     """
     root = document(comparison, "comparison.json")
     runs = list(root["runs"])
@@ -223,21 +223,18 @@ def _laws(runs: Sequence[Field]) -> Section:
 
 def _ladders(caption: str, names: Sequence[Prose], units: Sequence[Field], batches: frozenset[str]) -> Table:
     """Units with their rungs, but for those that are vacuous throughout."""
-    known = list(dict.fromkeys(rung for unit in units for rung in unit.value["rungs"]))
-    silent = [rung for rung in known if all(unit.value["rungs"][rung]["vacuous"] for unit in units if rung in unit.value["rungs"])]
-    shown = [rung for rung in known if rung not in silent]
+    shown, left = told_rungs(units)
     body = [
         (
             words(*name),
             words(unit["measured"]["error"].shown("rate")),
             words(*interval_prose(unit["measured"])),
             words(unit["law"]["verdict"].shown("text")),
-            *(rung_cell(unit["rungs"][rung]) if rung in unit.value["rungs"] else words("–") for rung in shown),
+            *rung_cells(unit, shown),
         )
         for name, unit in zip(names, units, strict=True)
     ]
     header = ("", "Error", "Interval", "Query law", *rung_titles(shown, batches))
-    left = f" (vacuous throughout: {', '.join(silent)})" if silent else ""
     return Table((f"{caption}{left}",), header, tuple(body))
 
 

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from empirics.folders import open_run
-from empirics.manifest import update_manifest
+from empirics.figures.finished_run import open_run
+from empirics.files.manifest import update_manifest
+from empirics.files.record import write_bytes
 from empirics.page.figures import run_drawings
 from empirics.page.html import html, need_report_extra
 from empirics.page.partial import partial_page
 from empirics.page.run import run_page
 from empirics.page.side_by_side import side_by_side
-from empirics.record import write_bytes
-from empirics.run_folder import Progress
+from empirics.runs.run_folder import Progress
 from theory.errors import InputError
 
 NAME = "report.html"
@@ -34,11 +34,15 @@ def write_run_page(folder: Path) -> Path:
         If the extra `report` is not installed, or a file of the run is missing or damaged.
     """
     need_report_extra()
-    run = open_run(folder)
-    page = run_page(run.report, run.slack, run_drawings(run.report, run.slack, run.own_distances(run.arm())))
-    write_bytes(folder / NAME, html(page))
+    write_bytes(folder / NAME, printed_run_page(folder))
     update_manifest(folder, [NAME])
     return folder / NAME
+
+
+def printed_run_page(folder: Path) -> bytes:
+    """The page of a finished run, as `write_run_page` writes it."""
+    run = open_run(folder)
+    return html(run_page(run.report, run.slack, run_drawings(run.report, run.slack, run.own_distances(run.arm()))))
 
 
 def write_partial_page(folder: Path, found: Progress) -> Path:
@@ -55,7 +59,7 @@ def write_partial_page(folder: Path, found: Progress) -> Path:
 
 
 def write_comparison_page(comparison: Mapping[str, Any], path: Path) -> None:
-    """Write the page of what `empirics.run_comparison.compare_runs` gave.
+    """Write the page of what `empirics.comparisons.run_comparison.compare_runs` gave.
 
     Raises
     ------

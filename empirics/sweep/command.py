@@ -29,18 +29,18 @@ sweep_app = typer.Typer(
     no_args_is_help=True,
 )
 _Grid = Annotated[str, typer.Argument(metavar="GRID", help="YAML or TOML file of settings and their values, or the name of a shipped one.")]
-_Out = Annotated[Path | None, typer.Option(help="Folder of the sweep, which may hold others; runs/sweep-NAME by default.")]
+_Out = Annotated[Path | None, typer.Option(help="Folder of the sweep, which may hold other sweeps; runs/sweep-GRID by default.")]
 
 
 @sweep_app.command("run")
 def run(
     grid: _Grid,
     out: _Out = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; the cores over the threads of a cell by default.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Number of processes; by default the cores over the threads of a cell.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers compute: tcp://head:8786.")] = None,
     retries: Annotated[int, typer.Option(min=1, help="How often a cell whose process was killed is tried again.")] = 1,
-    json_: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the table as JSON instead.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Compute the cells that are missing, and write one table; status 3 if a cell failed."""
     from empirics.sweep.grid import grid_path, read_grid
@@ -68,18 +68,19 @@ def run(
 def status(
     grid: Annotated[str, typer.Argument(metavar="GRID", help="The grid, or the folder of a sweep.")],
     out: _Out = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Tell how many cells are done, failed, running and missing, without computing any."""
+    """Tell how many cells are done, failed, running and missing, and which belong to no sweep any more, without computing any."""
     from empirics.sweep.grid import grid_path, read_grid
-    from empirics.sweep.status import print_status, status_json, status_of_cells, status_of_folder
+    from empirics.sweep.status import cells_of_none, print_status, status_json, status_of_cells, status_of_folder
 
     path = grid_path(grid)
-    found = status_of_folder(path) if path.is_dir() else {path.stem: status_of_cells(read_grid(path), out or _folder(path))}
+    folder = path if path.is_dir() else out or _folder(path)
+    found = status_of_folder(path) if path.is_dir() else {path.stem: status_of_cells(read_grid(path), folder)}
     if json_:
         print(json.dumps(status_json(found), allow_nan=False))
         return
-    print_status(found, Console(width=None if sys.stdout.isatty() else 180, highlight=False))
+    print_status(found, cells_of_none(folder, found), Console(width=None if sys.stdout.isatty() else 180, highlight=False))
 
 
 def _folder(path: Path) -> Path:

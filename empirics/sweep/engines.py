@@ -62,13 +62,14 @@ class Processes:
 
         waiting, breaks = list(jobs), 0
         while waiting:
+            over: set[int] = set()
             try:
                 for number, outcomes in self._parallel(waiting):
-                    waiting[number] = None
+                    over.add(number)
                     yield outcomes
                 return
             except TerminatedWorkerError:
-                waiting = [job for job in waiting if job is not None]
+                waiting = [job for number, job in enumerate(waiting) if number not in over]
             # A worker that dies takes the others along. Those that were at work are computed each by itself, so that the next death is the
             # cell's own.
             suspects = [job for job in waiting if any(begun(place, job.sweep) for place in job.places)]

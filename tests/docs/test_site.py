@@ -85,11 +85,13 @@ def test_every_setting_is_told_with_its_default_and_limits():
 def test_nested_models_are_told_once():
     from models import fields
 
-    report = fields("empirics.report:Report")
+    report = fields("empirics.reports.report:Report")
     assert report.count("### ") == len(set(re.findall(r"### (\w+)", report)))
     assert "[Unit](#unit)" in report and "### Unit\n" in report
-    certificate = fields("empirics.certificate:Certificate", "empirics.report:Report")
+    certificate = fields("empirics.routing.certificate:Certificate", "empirics.reports.report:Report")
     assert "### CertifiedUnit\n" in certificate and "### RungRow\n" not in certificate
+    # No field without its meaning.
+    assert "|  |" not in report + certificate
 
 
 @pytest.mark.slow

@@ -14,20 +14,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from empirics.adapters import adapter_digest, load_adapter
-from empirics.pipeline import evaluate
-from empirics.record import PhaseClock, read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet, write_tensors
-from empirics.report import Report, markdown
+from empirics.adapters.adapter import adapter_digest, load_adapter
+from empirics.audit.data import _chosen
+from empirics.audit.opened import RunFiles
+from empirics.config import RunConfig
+from empirics.files.record import read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet, write_tensors
+from empirics.reports.report import Report, markdown
+from empirics.retrieval.signatures import own_distances
+from empirics.runs.evaluation import evaluate, load_rule
+from empirics.runs.machine import PhaseClock
 
 
 @dataclass(frozen=True)
 class Alteration:
-    """Attributes: what it is called, what does it, whether the other files tell (else only the manifest), and needs adapters."""
+    """Attributes: what it is called, what does it, and the option of the audit that it takes to find it under a manifest that fits."""
 
     name: str
     apply: Callable[[Path], None]
-    told: bool = True
-    adapters: bool = False
+    option: str = ""
 
 
 def _table(folder: Path, name: str, change: Callable[[pd.DataFrame], pd.DataFrame | None]) -> None:
@@ -66,10 +70,14 @@ def _text(folder: Path) -> None:
     write_bytes(folder / "report.md", markdown(Report.model_validate(read_json(folder / "report.json"))).encode())
 
 
+def _about(folder: Path, change: Callable[[dict], None]) -> None:
+    """What a run says of itself, in both files that hold it."""
+    _json(folder, "run.json", change)
+    _json(folder, "report.json", lambda report: change(report["run"]))
+
+
 def _settings(folder: Path, change: Callable[[dict], None]) -> None:
-    """Settings, in both files that hold them."""
-    _json(folder, "run.json", lambda about: change(about["config"]))
-    _json(folder, "report.json", lambda report: change(report["run"]["config"]))
+    _about(folder, lambda about: change(about["config"]))
 
 
 def flipped_prediction(folder: Path) -> None:
@@ -445,11 +453,10 @@ def accuracy(folder: Path) -> None:
 
 
 def document_counts(folder: Path) -> None:
-    def change(documents: dict) -> None:
-        documents["train"] += 1
+    def change(about: dict) -> None:
+        about["documents"]["train"] += 1
 
-    _json(folder, "run.json", lambda about: change(about["documents"]))
-    _json(folder, "report.json", lambda report: change(report["run"]["documents"]))
+    _about(folder, change)
     _text(folder)
 
 
@@ -507,34 +514,151 @@ def composition_scalar(folder: Path) -> None:
 
 def fewer_losses(folder: Path) -> None:
     name = read_json(folder / "run.json")["tasks"][0]["name"]
-    _json(folder, "run.json", lambda about: about["training"][name]["losses"].pop())
-    _json(folder, "report.json", lambda report: report["run"]["training"][name]["losses"].pop())
+    _about(folder, lambda about: about["training"][name]["losses"].pop())
+
+
+def _changed_last_adapter(folder: Path, change: Callable[[np.ndarray], None]) -> None:
+    """Change the up-projections of the last adapter, consistently in its folder: of these no later adapter holds a copy."""
+    own = _adapter(folder, -1)
+    names = json.loads((own / "composition.json").read_text("utf-8"))["projections"]
+
+    def units(tensors: dict[str, np.ndarray]) -> None:
+        for name in names:
+            b = tensors[f"{name}.b"]
+            change(b)
+            tensors[f"{name}.folded_b"][-len(b) :] = b * np.float32(tensors["alpha"])
+
+    _tensor(own, "composition.safetensors", units)
+    made = read_tensors(own / "composition.safetensors")
+    folded = {f"base_model.model.{name}.lora_B.weight": made[f"{name}.folded_b"].T for name in names}
+    _tensor(own, "adapter_model.safetensors", lambda tensors: tensors.update(folded))
+
+
+def _digest_again(folder: Path) -> None:
+    own = _adapter(folder, -1)
+    _about(folder, lambda about: about["training"][own.name].__setitem__("sha256", adapter_digest(load_adapter(own))))
+
+
+def _nudge(b: np.ndarray) -> None:
+    b[0, 0] *= np.float32(1.0001)
 
 
 def last_adapter(folder: Path) -> None:
-    """A unit of the last adapter, consistently in its folder: of this no later one holds a copy."""
-    own = _adapter(folder, -1)
-    name = json.loads((own / "composition.json").read_text("utf-8"))["projections"][0]
-
-    def units(tensors: dict[str, np.ndarray]) -> None:
-        tensors[f"{name}.b"][0, 0] *= np.float32(1.0001)
-        tensors[f"{name}.folded_b"][-tensors[f"{name}.b"].shape[0], 0] = tensors[f"{name}.b"][0, 0]
-
-    _tensor(own, "composition.safetensors", units)
-    folded = read_tensors(own / "composition.safetensors")[f"{name}.folded_b"].T
-    _tensor(own, "adapter_model.safetensors", lambda t: t.__setitem__(f"base_model.model.{name}.lora_B.weight", folded))
+    """A number of every projection of the last adapter."""
+    _changed_last_adapter(folder, _nudge)
 
 
 def last_adapter_and_digest(folder: Path) -> None:
     """The same, with the digest in `run.json` made to fit."""
     last_adapter(folder)
-    own = _adapter(folder, -1)
+    _digest_again(folder)
 
-    def change(about: dict) -> None:
-        about["training"][own.name]["sha256"] = adapter_digest(load_adapter(own))
 
-    _json(folder, "run.json", change)
-    _json(folder, "report.json", lambda report: change(report["run"]))
+def scaled_last_adapter(folder: Path, by: float = 0.05) -> None:
+    """All of the last adapter, and its digest."""
+
+    def scale(b: np.ndarray) -> None:
+        b *= np.float32(1 + by)
+
+    _changed_last_adapter(folder, scale)
+    _digest_again(folder)
+
+
+def _move(folder: Path, rows: slice, by: float) -> None:
+    """Move test documents in the frozen space, by parts of its spread, and all that follows from where they lie."""
+    config = RunConfig.model_validate(read_json(folder / "run.json")["config"])
+    names, d = tuple(task["name"] for task in read_json(folder / "run.json")["tasks"]), config.signature.dimension
+    frame = read_parquet(folder / "predictions.parquet")
+    for arm in ("frozen", "both"):
+        key = f"{arm}-{d}"
+
+        def move(tensors: dict[str, np.ndarray]) -> None:
+            frozen = tensors["test"][:, 0]
+            frozen[rows] += np.float32(by) * frozen.std(axis=0)
+
+        _tensor(folder, f"embeddings/{key}.safetensors", move)
+        x = read_tensors(folder / f"embeddings/{key}.safetensors")["test"].astype(np.float64)
+        rule = load_rule(folder / f"signatures/{key}.safetensors", names, config)
+        scores = rule.task_scores(rule.scores(x))
+        frame[[f"{key}:energy:{name}" for name in names]] = scores
+        frame[f"{key}:retrieved"] = scores.argmin(axis=1)
+        for (task, cluster), own in frame.groupby(["task", "cluster"]).groups.items():
+            seen = x[own][:, rule.views(*x.shape[1:])[task]].reshape(len(own), -1)
+            frame.loc[own, f"{key}:distance"] = own_distances(rule.signatures, seen, task, cluster)
+    paper = frame[f"paper-{d}:distance"]
+    frame[f"both-{d}:distance"] = paper + frame[f"frozen-{d}:distance"]
+    write_parquet(folder / "predictions.parquet", frame)
+    _again(folder)
+
+
+def moved_documents(folder: Path, by: float = 1e-3) -> None:
+    """All test documents."""
+    _move(folder, slice(None), by)
+
+
+def moved_document(folder: Path, by: float = 1e-3) -> None:
+    """One that is not among those that `--data` draws."""
+    drawn = set(_chosen(RunFiles(folder), read_parquet(folder / "predictions.parquet"), False).tolist())
+    row = next((row for row in range(len(read_parquet(folder / "predictions.parquet"))) if row not in drawn), 0)
+    _move(folder, slice(row, row + 1), by)
+
+
+def moved_energies_without_embedding(folder: Path, by: float = 0.01) -> None:
+    """The greatest of every document, so that the least stays what it is."""
+
+    def change(frame: pd.DataFrame) -> None:
+        columns = [c for c in frame if c.startswith(f"paper-{_full(folder)}:energy:")]
+        energies = frame[columns].to_numpy(copy=True)
+        energies[np.arange(len(frame)), energies.argmax(axis=1)] += by * energies.std()
+        frame[columns] = energies
+
+    _table(folder, "predictions.parquet", change)
+    _again(folder)
+
+
+def covariance_entry_in_all_arms(folder: Path, by: float = 0.01) -> None:
+    """Where no embeddings are kept."""
+
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors["covariances"][1, 2, 2] *= 1 + by
+
+    for arm in ("paper", "ratio", "both"):
+        _tensor(folder, f"signatures/{arm}-{_full(folder)}.safetensors", change)
+
+
+def other_max_length(folder: Path) -> None:
+    _settings(folder, lambda config: config["backbone"].__setitem__("max_length", config["backbone"]["max_length"] // 2))
+
+
+def other_pooling(folder: Path) -> None:
+    _settings(folder, lambda config: config["backbone"].__setitem__("normalize", not config["backbone"]["normalize"]))
+
+
+def set_data_digest(folder: Path, digest: str) -> None:
+    """What `run.json` says of the data."""
+    _about(folder, lambda about: about["sha256"].__setitem__("data", digest))
+
+
+def other_version(folder: Path) -> None:
+    """No alteration that an audit could find: versions and commits are said once."""
+    _about(folder, lambda about: about["environment"]["packages"].__setitem__("torch", "1.0"))
+
+
+def other_commit(folder: Path) -> None:
+    _about(folder, lambda about: about["environment"].__setitem__("commit", "0" * 40))
+
+
+def other_data(folder: Path) -> None:
+    set_data_digest(folder, "0" * 64)
+
+
+def other_encoder(folder: Path) -> None:
+    _about(folder, lambda about: about["sha256"].__setitem__("encoder", "0" * 64))
+
+
+def projection_entry(folder: Path, by: float = 1e-3) -> None:
+    """One of an axis, by parts of its length."""
+    _tensor(folder, "projections.safetensors", lambda t: t["axes"].__setitem__((1, 0, 0), t["axes"][1, 0, 0] + np.float32(by)))
 
 
 _RUNGS = ("L1", "L1b", "L2", "L3", "L5", "L5b", "L7", "L8", "L9", "L10")
@@ -579,15 +703,31 @@ _PLAIN = (
     document_counts,
     truncated_file,
     missing_file,
+    page,
+    earlier_adapter,
+    last_adapter,
+    peft_scale,
+    peft_weight,
+    composition_scalar,
+    fewer_losses,
 )
+_EMBEDDED = (
+    scaled_last_adapter,
+    moved_documents,
+    moved_energies_without_embedding,
+    other_max_length,
+    other_pooling,
+    other_data,
+    other_encoder,
+    projection_entry,
+)
+_FITTED = (moved_document, covariance_entry_in_all_arms)
+_TRAINED = (nudged_energy_without_embedding, other_learning_rate, last_adapter_and_digest)
 ALTERATIONS = (
     *(Alteration(change.__name__, change) for change in _PLAIN),
     *(Alteration(f"lowered_everywhere_{rung}", lowered_everywhere(rung)) for rung in _RUNGS),
-    *(
-        Alteration(change.__name__, change, adapters=True)
-        for change in (earlier_adapter, last_adapter, peft_scale, peft_weight, composition_scalar, fewer_losses)
-    ),
-    # What only the manifest tells: nothing else on file depends on it.
-    *(Alteration(change.__name__, change, told=False) for change in (nudged_energy_without_embedding, other_learning_rate, page)),
-    Alteration("last_adapter_and_digest", last_adapter_and_digest, told=False, adapters=True),
+    # Of these no other file tells.
+    *(Alteration(change.__name__, change, "--data") for change in _EMBEDDED),
+    *(Alteration(change.__name__, change, "--thorough") for change in _FITTED),
+    *(Alteration(change.__name__, change, "--repeat") for change in _TRAINED),
 )

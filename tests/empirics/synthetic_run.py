@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from empirics.adapters.training import TrainingLog
 from empirics.config import load_config
-from empirics.embedding import Embedded
-from empirics.pipeline import evaluate, fit
-from empirics.record import PhaseClock, environment
-from empirics.report import Report
-from empirics.streams import Stream, Task
-from empirics.train import TrainingLog
+from empirics.data.streams import Stream, Task
+from empirics.reports.report import Report
+from empirics.runs.embedding import Embedded
+from empirics.runs.evaluation import evaluate
+from empirics.runs.machine import PhaseClock, environment
+from empirics.runs.pipeline import fit
 
 TASKS = {"mail": ("spam", "ham"), "news": ("sports", "politics"), "shop": ("books", "toys")}
 # What a user's file may call a task or a class.

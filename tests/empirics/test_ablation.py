@@ -12,17 +12,20 @@ import pytest
 import tiny
 from typer.testing import CliRunner
 
-from empirics import cli, embedding, pipeline
-from empirics.ablation import ablate, chosen_variants, read_variants
-from empirics.adapters import active
-from empirics.backbone import embed, encode_prefix
+from empirics import cli
+from empirics.adapters.adapter import active
+from empirics.adapters.training import train_adapter
+from empirics.comparisons.ablation import ablate, chosen_variants, read_variants
 from empirics.config import RunConfig, load_config
-from empirics.pipeline import evaluate, run
-from empirics.record import PhaseClock, read_tensors
+from empirics.data.streams import load_stream, training_parts
+from empirics.encoders.prefix import embed, encode_prefix
+from empirics.files.record import read_tensors
+from empirics.runs import embedding, pipeline
+from empirics.runs.evaluation import evaluate
+from empirics.runs.machine import PhaseClock
+from empirics.runs.pipeline import run
+from empirics.runs.sharing import training_key
 from empirics.seeding import generator
-from empirics.sharing import training_key
-from empirics.streams import load_stream, training_parts
-from empirics.train import train_adapter
 from theory.certificates import clopper_pearson
 from theory.errors import InputError
 

@@ -8,11 +8,12 @@ import pytest
 import tiny
 import torch
 
-from empirics.adapters import active, load_adapter, principal_angles, save_adapter
-from empirics.backbone import embed, encode_prefix, load_backbone
+from empirics.adapters.adapter import active, load_adapter, principal_angles, save_adapter
+from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, BackboneConfig, TrainingConfig
-from empirics.record import write_tensors
-from empirics.train import train_adapter
+from empirics.encoders.loading import load_backbone
+from empirics.encoders.prefix import embed, encode_prefix
+from empirics.files.record import write_tensors
 from theory import InputError
 
 TRAINING = TrainingConfig(epochs=3, batch_size=8, learning_rate=1e-2)

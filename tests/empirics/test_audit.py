@@ -8,25 +8,31 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
+import letters
 import numpy as np
 import pytest
-from alterations import ALTERATIONS
+from alterations import ALTERATIONS, other_commit, other_version, set_data_digest
 from oracle import by_circles, log_probability
 from synthetic_run import write_run
 from typer.testing import CliRunner
 
-from empirics.audit import audit
+from empirics.audit import Audit, audit
 from empirics.audit.intervals import interval, kolmogorov_smirnov, upper_limit
 from empirics.audit.laws import ledoit_wolf
 from empirics.audit.opened import RunFiles
+from empirics.audit.printed import check_page
 from empirics.audit.record import check_files
 from empirics.audit.rungs import kl_ball
 from empirics.audit.tails import Laws, log_chernoff, log_moments
 from empirics.audit.tails import log_probability as log_tail
 from empirics.cli import app
-from empirics.manifest import write_manifest
+from empirics.config import load_config
+from empirics.files.manifest import write_manifest
+from empirics.page.write import write_run_page
+from empirics.runs.pipeline import run
 from theory import QuadraticLaw
 from theory.errors import InputError
 
@@ -71,7 +77,7 @@ def test_a_sound_run_passes_whatever_its_settings(options, tmp_path):
 
 @pytest.mark.parametrize("alteration", [a for a in ALTERATIONS if REAL or a.name in EVERYDAY], ids=lambda a: a.name)
 def test_an_alteration_is_found_though_the_manifest_fits_it(alteration, sound, tmp_path):
-    """But for those of which nothing else on file tells: these are found by a manifest that does not fit, and by it alone."""
+    """By the option that it takes: of some no other file tells, and without it these are found by the manifest alone."""
     folder = tmp_path / "run"
     shutil.copytree(REAL or sound, folder)
     assert not check_files(RunFiles(folder)).findings
@@ -80,15 +86,31 @@ def test_an_alteration_is_found_though_the_manifest_fits_it(alteration, sound, t
     # Whoever makes the report again makes the manifest again: this is that of the sound run.
     (folder / "manifest.json").write_bytes(before)
     assert check_files(RunFiles(folder)).findings
-    write_manifest(folder)
+    _make_good(folder, page=alteration.name != "page")
     found = audit(folder)
     assert found.checks[0].passed
-    assert found.passed != alteration.told, found.findings[:5]
+    assert found.passed == bool(alteration.option), found.findings[:5]
+    if alteration.option:
+        assert any(alteration.option in what for check in found.checks for what in check.not_checked)
+        assert not _audited(folder, alteration.option).passed
+
+
+def _make_good(folder: Path, *, page: bool = True) -> None:
+    """Make manifest and page fit the other files, as far as these can still be read."""
+    write_manifest(folder)
+    if page and (folder / "report.html").is_file():
+        with suppress(InputError):
+            write_run_page(folder)
+
+
+def _audited(folder: Path, option: str) -> Audit:
+    return audit(folder, with_data=option == "--data", thorough=option == "--thorough", repeat=option == "--repeat")
 
 
 @pytest.mark.skipif(REAL is None, reason="make audit-test")
-def test_the_real_run_passes():
-    found = audit(Path(REAL))
+@pytest.mark.parametrize("option", ["--data", "--thorough", "--repeat"])
+def test_the_real_run_passes(option):
+    found = _audited(Path(REAL), option)
     assert found.passed, found.findings[:5]
 
 
@@ -107,8 +129,9 @@ def test_a_sound_run_says_what_it_looked_at(sound):
     found = audit(sound)
     assert found.passed, found.findings[:5]
     assert {check.name for check in found.checks} >= {"files", "split", "energies", "query laws", "pairs", "bounds", "report", "report.md"}
-    assert all(check.count for check in found.checks if check.name != "adapters")
-    assert {check.how for check in found.checks} == {"recomputed", "reproduced", "compared"}
+    # Drawn embeddings are of no adapters, and it has no page.
+    assert all(check.count for check in found.checks if check.name not in ("adapters", "report.html"))
+    assert {check.how for check in found.checks} == {"recomputed", "reproduced", "compared", "printed again"}
     told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert told["passed"] and len(told["checks"]) == len(found.checks)
 
@@ -116,6 +139,74 @@ def test_a_sound_run_says_what_it_looked_at(sound):
 def test_what_is_no_finished_run_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"run\.json"):
         audit(tmp_path)
+
+
+# --- with the data at hand -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of a tiny encoder on random letters, with its page; returns its folder and that of its material."""
+    home = tmp_path_factory.mktemp("letters")
+    letters.write_home(home)
+    own = {**letters.SETTINGS, "stream.path": home / "letters.csv", "backbone.path": home / "encoder"}
+    run(load_config(overrides=[f"{key}={value}" for key, value in own.items()]), home / "run", quiet=True, then=write_run_page)
+    return home / "run", home
+
+
+def test_a_run_made_again_settles_all_but_its_times(trained):
+    found = audit(trained[0], thorough=True, repeat=True)
+    assert found.passed, found.findings[:5]
+    assert {check.how for check in found.checks} == {"recomputed", "reproduced", "compared", "printed again", "repeated"}
+    assert [what for check in found.checks for what in check.not_checked] == [
+        "seconds, memory, versions and machine in run.json: nothing on file says them twice"
+    ]
+
+
+@pytest.mark.parametrize("name", ["moved_documents", "other_learning_rate"])
+def test_what_no_file_tells_is_found_with_the_data(name, trained, tmp_path):
+    test_an_alteration_is_found_though_the_manifest_fits_it(next(a for a in ALTERATIONS if a.name == name), trained[0], tmp_path)
+
+
+def test_a_changed_text_is_found_whatever_the_digest_says(trained, tmp_path):
+    folder, home = trained
+    before = (home / "letters.csv").read_text("utf-8")
+    try:
+        (home / "letters.csv").write_text(before.replace("v", "q"), "utf-8")
+        shutil.copytree(folder, tmp_path / "run")
+        found = audit(tmp_path / "run", with_data=True)
+        assert "run.json: sha256.data" in {finding.where for finding in found.findings}
+        digest = next(f.problem for f in found.findings if f.where == "run.json: sha256.data").split("'")[-2]
+        set_data_digest(tmp_path / "run", digest)
+        _make_good(tmp_path / "run")
+        assert audit(tmp_path / "run").passed
+        assert not audit(tmp_path / "run", with_data=True).passed
+    finally:
+        (home / "letters.csv").write_text(before, "utf-8")
+
+
+def test_a_run_from_elsewhere_is_not_made_again(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    other_version(tmp_path / "run")
+    _make_good(tmp_path / "run")
+    found = audit(tmp_path / "run", repeat=True)
+    assert found.passed, found.findings[:5]
+    skipped = "\n".join(what for check in found.checks for what in check.not_checked)
+    assert "environment.packages.torch is 1.0 there" in skipped
+    assert "settings of training" in skipped
+
+
+def test_a_page_of_another_version_may_differ_in_words_but_in_no_number(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    other_commit(tmp_path / "run")
+    _make_good(tmp_path / "run")
+    page = tmp_path / "run" / "report.html"
+    before = page.read_text("utf-8")
+    page.write_text(before.replace("<main", "<!-- by another version --><main", 1), "utf-8")
+    check = check_page(RunFiles(tmp_path / "run"))
+    assert check.passed and "wording of report.html" in check.not_checked[0]
+    page.write_text(before.replace("</main>", "<p>error 0.001</p></main>", 1), "utf-8")
+    assert "other numbers" in check_page(RunFiles(tmp_path / "run")).findings[0].problem
 
 
 # --- the slow paths themselves ---------------------------------------------------------------------------------------

@@ -9,13 +9,14 @@ import tiny
 import torch
 from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, MPNetConfig, MPNetModel, ViTConfig, ViTModel
 
-from empirics.adapters import active
-from empirics.backbone import PrefixCache, PrefixRecomputed, embed, encode_prefix, load_backbone
+from empirics.adapters.adapter import active
+from empirics.adapters.multi import embed_all
+from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, BackboneConfig, TrainingConfig, load_config, presets
-from empirics.convnet import Lite0, preprocess
-from empirics.encoder import assemble, pixels
-from empirics.multi import embed_all
-from empirics.train import train_adapter
+from empirics.encoders.backbone import assemble, pixels
+from empirics.encoders.convnet import Lite0, preprocess
+from empirics.encoders.loading import load_backbone
+from empirics.encoders.prefix import PrefixCache, PrefixRecomputed, embed, encode_prefix
 from theory import InputError
 
 STEP = TrainingConfig(epochs=1, batch_size=16, learning_rate=1e-2)
@@ -200,7 +201,7 @@ def test_lite0_tells_what_real_photographs_show():
 def _classifier() -> np.ndarray:
     import importlib.metadata
 
-    from empirics.convnet import _FILE, _PACKAGE
+    from empirics.encoders.convnet import _FILE, _PACKAGE
 
     files = importlib.metadata.distribution(_PACKAGE).files or []
     path = next(entry.locate() for entry in files if entry.name == _FILE)
@@ -210,7 +211,7 @@ def _classifier() -> np.ndarray:
 def test_another_file_in_the_place_of_the_weights_is_refused(monkeypatch, tmp_path):
     import importlib.metadata
 
-    from empirics import convnet
+    from empirics.encoders import convnet
 
     path = tmp_path / convnet._FILE
     path.write_bytes(b"cos\nsystem\n")

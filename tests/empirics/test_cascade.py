@@ -8,26 +8,24 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+from alphabets import ALPHABETS, certified_in, table
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from test_certify import ALPHABETS, table, trained
 from test_multi import adapters
 from typer.testing import CliRunner
 
-from empirics.backbone import encode_prefix
-from empirics.cascade import AdapterStages, Cascade
-from empirics.certified_cascade import fit_pruning, load_cascade
-from empirics.certify import certify
+from empirics.adapters.multi import embed_all
+from empirics.adapters.stack import stack_adapters
 from empirics.cli import app
-from empirics.config import load_certify_config
-from empirics.multi import embed_all
-from empirics.pairs import stack_adapters
-from empirics.rounding import rounded_up
-from empirics.router import load_router
-from empirics.signatures import fit_projection
+from empirics.encoders.prefix import encode_prefix
+from empirics.reports.rounding import rounded_up
+from empirics.retrieval.signatures import fit_projection
+from empirics.routing.cascade import AdapterStages, Cascade
+from empirics.routing.certified_cascade import fit_pruning, load_cascade
+from empirics.routing.router import load_router
 from theory import InputError, Rule, Signatures
 from theory.files import signatures_from
 from theory.pruning import Pruning, least_score
@@ -178,11 +176,7 @@ def test_fitting_on_held_out_inputs_prunes_and_a_clone_is_unfitted(stages):
 @pytest.fixture(scope="module")
 def certified(tmp_path_factory):
     bert, home = tiny.backbone(), tmp_path_factory.mktemp("cascade")
-    for seed, task in enumerate(ALPHABETS):
-        trained(bert.model, home / task, task, seed)
-    config = load_certify_config({"rule": "all", "simulations": 1000, "signature": {"dimension": 6}})
-    certify({task: home / task for task in ALPHABETS}, table(), config, backbone=bert, out=home / "out")
-    return home / "out", bert
+    return certified_in(home, bert, rule="all"), bert
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -13,58 +13,25 @@ import PIL.Image
 import pytest
 import tiny
 import torch
+from alphabets import ALPHABETS, table, trained
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from empirics.adapters import active
-from empirics.backbone import embed, encode_prefix
-from empirics.certificate import Certificate
-from empirics.certify import certify, named_folders
+from empirics.adapters.adapter import active
+from empirics.adapters.peft_folders import for_adapters, read_peft_folder
 from empirics.cli import main
 from empirics.config import load_certify_config
-from empirics.documents import column
-from empirics.peft_folders import for_adapters, read_peft_folder
-from empirics.record import read_tensors
-from empirics.samples import LEAST, PARTS, check_samples, read_samples
+from empirics.data.documents import column
+from empirics.data.samples import LEAST, PARTS, check_samples, read_samples
+from empirics.encoders.prefix import embed, encode_prefix
+from empirics.files.record import read_tensors
+from empirics.routing.certificate import Certificate
+from empirics.routing.certify import certify, named_folders
 from theory import InputError, Rule, clopper_pearson, read_signatures, simultaneous_certificates
 from theory.certificates import upper_limit
 from theory.mixture import Gaussians
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-ALPHABETS = {"early": "abcdefgh", "middle": "hijklmnop", "late": "opqrstuvw"}
-
-
-def table(per_task: int = 60, labelled: bool = True, seed: int = 0) -> pd.DataFrame:
-    """Texts of three tasks with letters of their own, some shared; the label is the length."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for task, letters in ALPHABETS.items():
-        for j in range(per_task):
-            text = "".join(rng.choice(list(letters), size=rng.integers(4, 8) if j % 2 else rng.integers(12, 20)))
-            rows.append({"text": text, "task": task, "label": "short" if j % 2 else "long"})
-    frame = pd.DataFrame(rows).drop_duplicates("text")
-    return frame if labelled else frame.drop(columns="label")
-
-
-def trained(model, folder, task, seed):
-    """A few steps of PEFT's own LoRA, telling short texts from long ones, saved by PEFT."""
-    torch.manual_seed(seed)
-    wrapped = get_peft_model(copy.deepcopy(model), LoraConfig(r=2 + seed, target_modules=["query", "value", "intermediate.dense"]))
-    head = torch.nn.Linear(32, 2)
-    own = table(30, seed=99)
-    own = own[own["task"] == task]
-    tokens = tiny.tokenizer(list(own["text"]), True, 24)["input_ids"]
-    width = max(map(len, tokens))
-    ids = torch.tensor([t + [0] * (width - len(t)) for t in tokens])
-    target = torch.tensor((own["label"] == "long").to_numpy().astype(int))
-    optimizer = torch.optim.AdamW([*(p for p in wrapped.parameters() if p.requires_grad), *head.parameters()], lr=1e-2)
-    for _ in range(4):
-        loss = torch.nn.functional.cross_entropy(head(wrapped(input_ids=ids, attention_mask=(ids > 0).long())[0].mean(1)), target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    wrapped.save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +154,7 @@ def test_adapters_together_or_one_after_the_other_are_the_same(bert, folders, tm
 
 
 def test_a_law_too_large_for_memory_leaves_l8_alone(bert, folders, monkeypatch):
-    monkeypatch.setattr("empirics.certify._LARGEST_LAW", 4)
+    monkeypatch.setattr("empirics.routing.certify._LARGEST_LAW", 4)
     found = certify(folders, table(), load_certify_config({}), backbone=bert)
     assert all(unit.law is None and unit.rungs == {} and unit.certificate.value < 1 for unit in found.rules[0].tasks)
 

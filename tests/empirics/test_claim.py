@@ -10,10 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from empirics.checkpoints import Checkpoints, open_checkpoints
-from empirics.claim import claim_folder, claimed, claimed_parts, finish_folder, locked
-from empirics.manifest import check_manifest
-from empirics.record import PhaseClock, read_json, write_json
+from empirics.files.claim import claim_folder, claimed, claimed_parts, finish_folder, locked
+from empirics.files.manifest import check_manifest
+from empirics.files.record import read_json, write_json
+from empirics.runs.checkpoints import Checkpoints, open_checkpoints
+from empirics.runs.machine import PhaseClock
 from theory.errors import InputError
 
 
@@ -108,7 +109,7 @@ def test_a_lock_keeps_others_out_and_ends_with_its_process(tmp_path):
     code = f"""
 import os, signal, sys
 from pathlib import Path
-from empirics.claim import locked
+from empirics.files.claim import locked
 with locked(Path({str(tmp_path)!r})):
     print("held", flush=True)
     sys.stdin.read()

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import typer
 from safetensors.numpy import save_file
 
+from empirics.cli import app
+from empirics.config import presets
 from theory import RUNGS
 
 
@@ -92,3 +96,25 @@ def test_bad_settings_exit_2_before_anything_is_made(tmp_path):
         done = _run("verify", "--out", tmp_path / "run", *extra)
         assert done.returncode == 2 and what in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def _options(command):
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from ((f"{name} {path}".strip(), option) for path, option in _options(inner))
+    if not hasattr(command, "commands"):
+        yield from (("", parameter) for parameter in command.params if parameter.name != "help")
+
+
+def test_every_option_says_what_it_is():
+    found = list(_options(typer.main.get_command(app)))
+    assert len(found) > 80
+    for command, option in found:
+        assert option.help and len(option.help.split()) > 2 and option.help.endswith("."), (command, option.name)
+        # A switch with nothing to switch off says so once.
+        assert not option.secondary_opts, (command, option.secondary_opts)
+
+
+def test_the_help_names_every_preset():
+    for command, option in _options(typer.main.get_command(app)):
+        if option.name == "preset":
+            assert set(presets()) <= set(re.findall(r"[\w-]+", option.help)), command

@@ -13,16 +13,17 @@ import pandas as pd
 import pytest
 import tiny
 
-from empirics import comparison, embedding
 from empirics.cli import main
-from empirics.comparison import check_stream, chosen_methods, compare, task_orders, without_query
+from empirics.comparisons import comparison
+from empirics.comparisons.comparison import check_stream, chosen_methods, compare, task_orders, without_query
+from empirics.comparisons.standings import SCHEMA, cell_folder, cost_rows, markdown, summarise, table_rows
 from empirics.config import RunConfig, load_config
+from empirics.data.streams import load_stream
+from empirics.files.record import write_json, write_parquet
 from empirics.methods import METHODS
-from empirics.metrics import holm, paired, resampled
-from empirics.record import write_json, write_parquet
+from empirics.reports.metrics import holm, paired, resampled
+from empirics.runs import embedding
 from empirics.seeding import generator
-from empirics.standings import SCHEMA, cell_folder, cost_rows, markdown, summarise, table_rows
-from empirics.streams import load_stream
 from theory import InputError
 from theory.certificates import clopper_pearson
 
@@ -397,7 +398,7 @@ def test_peak_memory_sees_a_block_that_is_over_at_once():
     # In a process of its own: from a large one the system may take back more memory meanwhile than the block needs.
     program = """
 import numpy as np
-from empirics.record import PeakMemory
+from empirics.runs.machine import PeakMemory
 with PeakMemory() as peak:
     kept = np.ones(6_000_000)
 with PeakMemory() as rest:

@@ -12,13 +12,14 @@ import tiny
 import torch
 from test_multi import adapter
 
-from empirics import encoder
-from empirics.adapters import active
-from empirics.anatomy import run_block
-from empirics.backbone import Backbone, embed, encode_prefix
+from empirics.adapters.adapter import active
+from empirics.adapters.multi import embed_all
+from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, TrainingConfig
-from empirics.multi import embed_all
-from empirics.train import train_adapter
+from empirics.encoders import backbone
+from empirics.encoders.anatomy import run_block
+from empirics.encoders.backbone import Backbone
+from empirics.encoders.prefix import embed, encode_prefix
 from theory import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -37,8 +38,8 @@ def traced(monkeypatch):
     """Everything of compilation but the machine code; yields a function that counts the graphs traced so far."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    monkeypatch.setattr(encoder, "_check_compiler", lambda device: None)
-    monkeypatch.setattr(encoder, "_compiled_block", functools.cache(lambda: torch.compile(run_block, backend="eager")))
+    monkeypatch.setattr(backbone, "_check_compiler", lambda device: None)
+    monkeypatch.setattr(backbone, "_compiled_block", functools.cache(lambda: torch.compile(run_block, backend="eager")))
     yield lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
     torch._dynamo.reset()
 

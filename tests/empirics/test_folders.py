@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from empirics import ablation_table, standings
-from empirics.folders import open_ablation, open_comparison
+from empirics.comparisons import ablation_table, standings
+from empirics.figures.folders import open_ablation, open_comparison
 from theory.errors import InputError
 
 METHODS = [

@@ -7,9 +7,9 @@ import pytest
 from test_corpora import shipped
 
 from empirics.config import RunConfig
-from empirics.corpora import corpus, tales
-from empirics.generic_corpus import generic_corpus, passages
-from empirics.streams import Stream, Task
+from empirics.data.corpora import corpus, tales
+from empirics.data.generic_corpus import generic_corpus, passages
+from empirics.data.streams import Stream, Task
 from theory import InputError
 
 DOCUMENTS = ("the cat sat on the mat and ate a fish, all by itself", "one two three")

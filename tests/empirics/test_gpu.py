@@ -10,12 +10,12 @@ import tiny
 import torch
 from test_multi import adapters, one_by_one
 
-from empirics.backbone import PrefixCache, PrefixRecomputed, encode_prefix
+from empirics.adapters.multi import embed_all
+from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, RunConfig, TrainingConfig
-from empirics.embedding import use_threads
-from empirics.images import Image
-from empirics.multi import embed_all
-from empirics.train import train_adapter
+from empirics.data.images import Image
+from empirics.encoders.prefix import PrefixCache, PrefixRecomputed, encode_prefix
+from empirics.runs.embedding import use_threads
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU, or `make test-gpu` did not ask for it"),

@@ -10,7 +10,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from empirics.config import HeadConfig
-from empirics.heads import RandomProjectionRidge, fit_head, head_bytes
+from empirics.retrieval.heads import RandomProjectionRidge, fit_head, head_bytes
 from theory import InputError
 
 REFUSED: dict[str, str] = {}

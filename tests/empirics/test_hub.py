@@ -12,8 +12,8 @@ import PIL.Image
 import pytest
 
 from empirics.config import StreamConfig, load_config
-from empirics.hub import HUB_STREAMS, read_hub
-from empirics.streams import load_stream
+from empirics.data.hub import HUB_STREAMS, read_hub
+from empirics.data.streams import load_stream
 from theory.errors import InputError
 
 datasets = pytest.importorskip("datasets")

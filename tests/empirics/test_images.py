@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from empirics.images import Image, decode, digest, size, verify
+from empirics.data.images import Image, decode, digest, size, verify
 from theory.errors import InputError
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from empirics.manifest import MANIFEST, check_manifest, read_manifest, update_manifest, write_manifest
+from empirics.files.manifest import MANIFEST, check_manifest, read_manifest, update_manifest, write_manifest
 from theory.errors import InputError
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from empirics.metrics import (
+from empirics.reports.metrics import (
     average_accuracy,
     backward_transfer,
     batch_errors,

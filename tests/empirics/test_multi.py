@@ -7,13 +7,14 @@ import pytest
 import tiny
 import torch
 
-from empirics import pairs
-from empirics.adapter_stack import stack_adapters
-from empirics.adapters import Adapter, Units, active
-from empirics.backbone import assemble, embed, encode_prefix
+from empirics.adapters import pairs
+from empirics.adapters.adapter import Adapter, Units, active
+from empirics.adapters.multi import embed_all
+from empirics.adapters.stack import stack_adapters
 from empirics.config import BackboneConfig
-from empirics.convnet import Lite0, preprocess
-from empirics.multi import embed_all
+from empirics.encoders.backbone import assemble
+from empirics.encoders.convnet import Lite0, preprocess
+from empirics.encoders.prefix import embed, encode_prefix
 from theory import InputError
 
 ATOL = 1e-5

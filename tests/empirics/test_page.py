@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from parsed_page import Parsed
 from synthetic_run import HOSTILE, write_run
 
+from empirics.files.record import read_json, read_parquet
 from empirics.page import html as html_module
 from empirics.page.downloads import bounds_table
 from empirics.page.fields import FORMATS, document, resolve
@@ -29,9 +30,8 @@ from empirics.page.model import plain, worth
 from empirics.page.phrases import tightest, verdict
 from empirics.page.run import run_page
 from empirics.page.write import write_run_page
-from empirics.record import read_json, read_parquet
-from empirics.report import Report
-from empirics.rounding import rounded_down, rounded_up
+from empirics.reports.report import Report
+from empirics.reports.rounding import rounded_down, rounded_up
 from theory.errors import InputError
 
 

@@ -9,11 +9,11 @@ import time
 import pytest
 from synthetic_run import HOSTILE, write_run
 
+from empirics.comparisons.run_comparison import compare_runs
 from empirics.page.fields import document
 from empirics.page.model import plain
 from empirics.page.phrases import verdict
 from empirics.page.write import write_comparison_page, write_run_page
-from empirics.run_comparison import compare_runs
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -11,11 +11,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from test_multi import adapters, one_by_one
 
-from empirics import pairs
-from empirics.adapter_stack import stack_adapters
-from empirics.backbone import encode_prefix
-from empirics.multi import embed_all
-from empirics.pairs import embed_pairs
+from empirics.adapters import pairs
+from empirics.adapters.multi import embed_all
+from empirics.adapters.pairs import embed_pairs
+from empirics.adapters.stack import stack_adapters
+from empirics.encoders.prefix import encode_prefix
 from theory import InputError
 
 ATOL = 1e-5

@@ -17,9 +17,9 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
-from empirics.adapters import Units, active, load_adapter, save_adapter
-from empirics.backbone import embed, encode_prefix
-from empirics.peft_folders import CONFIG, WEIGHTS, for_adapters, read_peft_folder
+from empirics.adapters.adapter import Units, active, load_adapter, save_adapter
+from empirics.adapters.peft_folders import CONFIG, WEIGHTS, for_adapters, read_peft_folder
+from empirics.encoders.prefix import embed, encode_prefix
 from theory import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -223,6 +223,9 @@ def test_the_base_is_noted(bert, tmp_path):
     assert read_peft_folder(tmp_path, bert).notes == ()
     settings(tmp_path, base_model_name_or_path="bert-base-uncased/")
     assert "bert-base-uncased" in read_peft_folder(tmp_path, bert).notes[0]
+    for packaged, name in (("minilm", "all-MiniLM-L6-v2"), ("efficientnet-lite0", "efficientnet-lite0")):
+        other = dataclasses.replace(bert, config=bert.config.model_copy(update={"path": None, "packaged": packaged}))
+        assert f"used with {name!r}" in read_peft_folder(tmp_path, other).notes[0]
     settings(tmp_path, base_model_name_or_path=None)
     assert "does not say" in read_peft_folder(tmp_path, bert).notes[0]
 

@@ -10,15 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from empirics.adapters import active, load_adapter
-from empirics.backbone import embed, encode_prefix, load_backbone
+from empirics.adapters.adapter import active, load_adapter
 from empirics.config import load_config
-from empirics.pipeline import evaluate, run
-from empirics.record import PhaseClock, read_tensors
-from empirics.report import Report
+from empirics.data.streams import load_stream
+from empirics.encoders.loading import load_backbone
+from empirics.encoders.prefix import embed, encode_prefix
+from empirics.files.record import read_tensors
+from empirics.reports.report import Report
+from empirics.retrieval.signatures import read_rule_tensors
+from empirics.runs.evaluation import evaluate
+from empirics.runs.machine import PhaseClock
+from empirics.runs.pipeline import run
 from empirics.seeding import generator
-from empirics.signatures import read_rule_tensors
-from empirics.streams import load_stream
 from theory import RUNGS, InputError, Rule, Signatures
 from theory.certificates import clopper_pearson
 
@@ -208,7 +211,7 @@ def test_a_dimension_that_cannot_be_had_is_refused_before_anything_is_made(confi
 
 
 def test_an_encoder_that_is_not_there_is_told_before_a_stream_is_read(config, tmp_path, monkeypatch):
-    from empirics import embedding
+    from empirics.runs import embedding
 
     monkeypatch.setattr(embedding, "load_stream", lambda *_: pytest.fail("the stream was read"))
     bad = config.model_copy(update={"backbone": config.backbone.model_copy(update={"path": tmp_path / "none"})})

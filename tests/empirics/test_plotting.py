@@ -10,17 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from scipy import stats
 
-from empirics.figure_tables import (
-    batch_table,
-    decomposition_table,
-    matrix_table,
-    own_distance_table,
-    phase_table,
-    plane_table,
-    rung_table,
-    spread_plane,
-)
-from empirics.plotting import (
+from empirics.figures.plotting import (
     plot_batch_leak,
     plot_decomposition,
     plot_embedding,
@@ -30,7 +20,17 @@ from empirics.plotting import (
     plot_retrieval_matrix,
     plot_rungs,
 )
-from empirics.report import Interval, LawRow, RungRow, Unit
+from empirics.figures.tables import (
+    batch_table,
+    decomposition_table,
+    matrix_table,
+    own_distance_table,
+    phase_table,
+    plane_table,
+    rung_table,
+    spread_plane,
+)
+from empirics.reports.report import Interval, LawRow, RungRow, Unit
 from theory import InputError, Measured, Rule, Signatures, palette
 from theory.finite import own_distance
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from empirics import processes
-from empirics.adapters import load_adapter
+from empirics.adapters.adapter import load_adapter
 from theory import InputError
 
 ROOT = Path(__file__).parents[2]

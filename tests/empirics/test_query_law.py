@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from empirics.config import QueryLawConfig
-from empirics.query_law import choose_query_law, fit_query_law
+from empirics.retrieval.query_law import choose_query_law, fit_query_law
 from theory import InputError
 
 

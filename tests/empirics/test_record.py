@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -15,19 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from empirics import record
-from empirics.claim import claim_folder
-from empirics.record import (
-    PhaseClock,
-    environment,
-    read_json,
-    read_parquet,
-    read_tensors,
-    write_bytes,
-    write_json,
-    write_parquet,
-    write_tensors,
-)
+from empirics.files import record
+from empirics.files.claim import claim_folder
+from empirics.files.record import read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet, write_tensors
 from theory.errors import InputError
 
 FRAME = pd.DataFrame({"n": [1, 2, 3], "x": [0.1, float("nan"), 3.0], "s": ["a", None, "é"], "b": [True, False, True]})
@@ -126,7 +113,7 @@ def test_tensor_bytes_do_not_depend_on_order_memory_layout_or_process(tmp_path):
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
     # The order of the format's own map is drawn anew in each process, so one process proves nothing.
     code = (
-        "import sys, numpy as np; from pathlib import Path; from empirics.record import write_tensors;"
+        "import sys, numpy as np; from pathlib import Path; from empirics.files.record import write_tensors;"
         "write_tensors(Path(sys.argv[1]), {'b': np.arange(6, dtype=np.float32).reshape(2, 3), 'a': np.array([1, 2]),"
         "'e': np.zeros((0, 4)), 's': np.array(3.5)},"
         "{f'key{i}': f'value {i}' for i in range(20)})"
@@ -169,69 +156,6 @@ def test_a_truncated_file_is_refused(tmp_path, write, read, value):
 # --- environment, memory, phases -------------------------------------------------------------------------------------
 
 
-def test_environment_is_json_with_versions():
-    found = environment()
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found["packages"]["numpy"] == np.__version__
-    assert "proteus-bounds" in found["packages"]
-    assert found["python"].count(".") == 2
-    assert (found["commit"] is None) == (found["dirty"] is None)
-    assert found["commit"] is None or re.fullmatch(r"[0-9a-f]{40,64}", found["commit"])
-
-
-def test_environment_without_git_has_no_commit(monkeypatch):
-    def absent(*_: object, **__: object) -> None:
-        raise FileNotFoundError("git")
-
-    monkeypatch.setattr(record.subprocess, "run", absent)
-    assert (environment()["commit"], environment()["dirty"]) == (None, None)
-
-
-def test_peak_memory_is_in_bytes_and_grows():
-    # In a process of its own: in this one the peak may be high already, from whatever other tests did.
-    code = (
-        "import numpy as np; from empirics.record import peak_memory_bytes;"
-        "before = peak_memory_bytes(); block = np.ones(before // 8 + 2**23); print(before, peak_memory_bytes())"
-    )
-    before, after = map(int, subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
-    assert 2**24 < before < 2**32
-    assert after >= before + 2**25
-
-
-def test_phases_add_up_and_print_one_plain_line_each(monkeypatch):
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    err, out = io.StringIO(), io.StringIO()
-    monkeypatch.setattr(sys, "stderr", err)
-    monkeypatch.setattr(sys, "stdout", out)
-    clock = PhaseClock()
-    for name in ("embed", "train [bold] " + "a long name " * 10, "embed"):
-        with clock.phase(name, 2) as advance:
-            advance(1)
-            advance(1)
-    assert list(clock.seconds) == list(clock.peak_bytes) == ["embed", "train [bold] " + "a long name " * 10]
-    assert all(s >= 0 for s in clock.seconds.values())
-    lines = err.getvalue().splitlines()
-    assert [line.split(":")[0] for line in lines] == ["embed", "train [bold] " + "a long name " * 10, "embed"]
-    assert all(line.isprintable() for line in lines)
-    assert out.getvalue() == ""
-
-
-def test_a_quiet_clock_is_silent_and_still_counts(monkeypatch):
-    err = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", err)
-    clock = PhaseClock(quiet=True)
-    with clock.phase("embed", 1) as advance:
-        advance(1)
-    assert err.getvalue() == ""
-    assert list(clock.seconds) == ["embed"]
-
-
-def test_an_error_in_a_phase_comes_through(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with pytest.raises(InputError, match="x: bad"), PhaseClock().phase("embed", 1):
-        raise InputError("x", "bad")
-
-
 @pytest.mark.parametrize("text", ["NaN", "[1, Infinity]", "[" * 100_000])
 def test_what_is_not_json_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_text(text, "utf-8")
@@ -261,14 +185,3 @@ def test_claim_refuses_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(record.os, "access", lambda *_: False)
     with pytest.raises(InputError, match="cannot be written"):
         claim_folder(tmp_path)
-
-
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_the_commit_of_a_surrounding_checkout_is_not_reported(tmp_path, monkeypatch):
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    author = ("-c", "user.name=a", "-c", "user.email=a@b.example")
-    subprocess.run(["git", *author, "commit", "-q", "--allow-empty", "-m", "theirs"], cwd=tmp_path, check=True)
-    package = tmp_path / "env" / "site-packages" / "empirics"
-    package.mkdir(parents=True)
-    monkeypatch.setattr(record, "__file__", str(package / "record.py"))
-    assert (environment()["commit"], environment()["dirty"]) == (None, None)

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from empirics.config import QueryLawConfig
-from empirics.retriever import SignatureRetriever
+from empirics.retrieval.retriever import SignatureRetriever
 from theory import RUNGS, InputError, LowRankSignatures, slack
 from theory.certificates import certificate
 
@@ -39,7 +39,7 @@ def test_it_keeps_the_conventions(estimator, check):
 
 
 def test_it_needs_no_torch():
-    code = "import sys, empirics.retriever; sys.exit('torch' in sys.modules)"
+    code = "import sys, empirics.retrieval.retriever; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -9,12 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from test_certify import ALPHABETS, table, trained
+from alphabets import ALPHABETS, certified_in, table
 
-from empirics.certify import certify
-from empirics.config import load_certify_config
-from empirics.record import read_tensors, write_tensors
-from empirics.router import load_router
+from empirics.files.record import read_tensors, write_tensors
+from empirics.routing.router import load_router
 from theory import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -29,12 +27,7 @@ def bert():
 @pytest.fixture(scope="module")
 def certified(bert, tmp_path_factory):
     """Adapters of three tasks, and the folder that certifies them under all rules."""
-    home = tmp_path_factory.mktemp("served")
-    for seed, task in enumerate(ALPHABETS):
-        trained(bert.model, home / task, task, seed)
-    config = load_certify_config({"rule": "all", "simulations": 1000, "signature": {"dimension": 6}})
-    certify({task: home / task for task in ALPHABETS}, table(), config, backbone=bert, out=home / "out")
-    return home / "out"
+    return certified_in(tmp_path_factory.mktemp("served"), bert, rule="all")
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -13,13 +13,13 @@ from parsed_page import Parsed
 from synthetic_run import TASKS, write_run
 
 from empirics import cli
-from empirics.metrics import holm, paired, unpaired
+from empirics.comparisons.run_comparison import compare_runs
+from empirics.files.record import read_json, write_json
 from empirics.page.fields import FORMATS, resolve
 from empirics.page.html import html
 from empirics.page.model import plain
 from empirics.page.side_by_side import side_by_side
-from empirics.record import read_json, write_json
-from empirics.run_comparison import compare_runs
+from empirics.reports.metrics import holm, paired, unpaired
 from theory.errors import InputError
 
 

@@ -14,13 +14,13 @@ from safetensors.numpy import load_file, save_file
 from synthetic_run import write_run
 
 from empirics import cli
-from empirics.claim import claim_folder
+from empirics.files.claim import claim_folder
+from empirics.files.record import MARKER, read_json, write_json
 from empirics.page.html import html
 from empirics.page.model import plain
 from empirics.page.partial import partial_page
-from empirics.record import MARKER, read_json, write_json
-from empirics.report import SCHEMA, Report
-from empirics.run_folder import MIGRATIONS, progress, read_run
+from empirics.reports.report import SCHEMA, Report
+from empirics.runs.run_folder import MIGRATIONS, progress, read_run
 from theory.errors import InputError
 
 
@@ -262,10 +262,10 @@ def test_a_finished_run_stands_if_its_page_cannot_be_made(folder, monkeypatch):
     from empirics.page import html as html_module
 
     monkeypatch.setattr(html_module.importlib.util, "find_spec", lambda name: None)
-    assert "proteus-bounds[report]" in str(cli._page(folder))
+    assert "proteus-bounds[report]" in str(cli.runs._page(folder))
     monkeypatch.undo()
     monkeypatch.setattr("empirics.page.write.run_drawings", lambda *_: np.zeros(1)[2])
-    assert str(cli._page(folder)).startswith("No page was written")
+    assert str(cli.runs._page(folder)).startswith("No page was written")
     assert json.loads((folder / "report.json").read_text())["schema_version"] == SCHEMA
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_serving import bert, certified  # noqa: F401
 
-from empirics.serving import Limits, load_served
+from empirics.routing.serving import Limits, load_served
 from theory import InputError
 
 fastapi = pytest.importorskip("fastapi", reason="the extra serve is not installed")

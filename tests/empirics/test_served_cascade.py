@@ -8,13 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from test_certify import ALPHABETS, table, trained
+from alphabets import ALPHABETS, certified_in, table
 from test_serving import finished  # noqa: F401
 
-from empirics.certify import certify
-from empirics.config import load_certify_config
-from empirics.served_cascade import load_served_cascade
-from empirics.serving import Limits, load_served
+from empirics.routing.served_cascade import load_served_cascade
+from empirics.routing.serving import Limits, load_served
 from theory import InputError
 from theory.conformal import conformal_sets
 
@@ -23,12 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def certified(tmp_path_factory):
-    home, bert = tmp_path_factory.mktemp("served"), tiny.backbone()
-    for seed, task in enumerate(ALPHABETS):
-        trained(bert.model, home / task, task, seed)
-    config = load_certify_config({"rule": "all", "simulations": 1000, "signature": {"dimension": 6}, "alpha": 0.2})
-    certify({task: home / task for task in ALPHABETS}, table(), config, backbone=bert, out=home / "out")
-    return home / "out", bert
+    bert = tiny.backbone()
+    return certified_in(tmp_path_factory.mktemp("served"), bert, rule="all", alpha=0.2), bert
 
 
 def test_it_answers_as_the_full_search_among_its_candidates(certified):

@@ -12,13 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from test_certify import ALPHABETS, table, trained
+from alphabets import ALPHABETS, certified_in, table
 
-from empirics.certify import certify
-from empirics.config import load_certify_config, load_config
-from empirics.embedding import open_stream
-from empirics.pipeline import run
-from empirics.serving import Limits, load_served, worker_of
+from empirics.config import load_config
+from empirics.routing.serving import Limits, load_served, worker_of
+from empirics.runs.embedding import open_stream
+from empirics.runs.pipeline import run
 from theory import InputError
 from theory.conformal import conformal_sets
 
@@ -32,12 +31,7 @@ def bert():
 
 @pytest.fixture(scope="module")
 def certified(bert, tmp_path_factory):
-    home = tmp_path_factory.mktemp("served")
-    for seed, task in enumerate(ALPHABETS):
-        trained(bert.model, home / task, task, seed)
-    config = load_certify_config({"rule": "ratio", "simulations": 1000, "signature": {"dimension": 6}, "alpha": 0.2})
-    certify({task: home / task for task in ALPHABETS}, table(), config, backbone=bert, out=home / "out")
-    return home / "out"
+    return certified_in(tmp_path_factory.mktemp("served"), bert, rule="ratio", alpha=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +146,7 @@ def test_one_encoder_has_one_thread_whoever_serves_it(certified, bert):
 )
 def test_what_should_not_be_asked_is_refused(certified, bert, monkeypatch, inputs, message):
     served = load_served(certified, backbone=bert, limits=Limits(inputs=8, characters=50))
-    monkeypatch.setattr("empirics.router.encode_prefix", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr("empirics.routing.router.encode_prefix", lambda *_: pytest.fail("work was begun"))
     with pytest.raises(InputError, match=f"inputs: .*{message}"):
         served.answer(inputs)
 
@@ -161,7 +155,7 @@ def test_an_error_within_leaves_the_encoder_free(certified, bert, monkeypatch):
     served = load_served(certified, backbone=bert)
     want = served.answer(["abc"])
     with monkeypatch.context() as patch:
-        patch.setattr("empirics.pairs.suffix", lambda *_: 1 / 0)
+        patch.setattr("empirics.adapters.pairs.suffix", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             served.answer(["abc"])
     assert served.answer(["abc"]) == want

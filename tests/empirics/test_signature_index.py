@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from empirics import index_blocks, index_files, signature_index
-from empirics.index_blocks import Queries, lower_bounds, operands
-from empirics.index_files import MANIFEST, open_index, save_index
-from empirics.signature_index import SignatureIndex
+from empirics.routing import index_blocks, index_files, signature_index
+from empirics.routing.index_blocks import Queries, lower_bounds, operands
+from empirics.routing.index_files import MANIFEST, open_index, save_index
+from empirics.routing.signature_index import SignatureIndex
 from theory import Gaussians, InputError, LowRankGaussians, LowRankSignatures, Rule, Signatures
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -10,9 +10,9 @@ import pytest
 from sklearn.covariance import OAS, LedoitWolf
 
 from empirics.config import SignatureConfig, load_config
-from empirics.estimators import factored_gaussian, shrunk_gaussian
-from empirics.record import read_tensors, write_tensors
-from empirics.signatures import (
+from empirics.files.record import read_tensors, write_tensors
+from empirics.retrieval.estimators import factored_gaussian, shrunk_gaussian
+from empirics.retrieval.signatures import (
     fit_background,
     fit_signatures,
     fit_task_signature,
@@ -237,7 +237,7 @@ LEAST = [
     ids=["dp-mixture", "task"],
 )
 def test_a_run_whose_components_are_not_classes_is_judged_by_class(settings, tmp_path):
-    from empirics.pipeline import run
+    from empirics.runs.pipeline import run
 
     config = load_config(overrides=[*LEAST, *settings])
     run(config, tmp_path / "run", quiet=True)
@@ -271,7 +271,7 @@ def test_a_run_whose_components_are_not_classes_is_judged_by_class(settings, tmp
 
 
 def test_a_full_covariance_that_cannot_be_had_is_refused_before_anything_is_made(tmp_path):
-    from empirics.pipeline import run
+    from empirics.runs.pipeline import run
 
     config = load_config(overrides=[*LEAST, "signature.covariance=full", "signature.dimension=12"])
     with pytest.raises(InputError, match=r"signature\.covariance"):

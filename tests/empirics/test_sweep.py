@@ -14,10 +14,11 @@ import pytest
 import tiny_sweep
 from pandas.testing import assert_frame_equal
 
-from empirics import comparison, embedding
 from empirics.cli import main
-from empirics.comparison import compare
-from empirics.pipeline import run
+from empirics.comparisons import comparison
+from empirics.comparisons.comparison import compare
+from empirics.runs import embedding
+from empirics.runs.pipeline import run
 from empirics.sweep import run as sweeping
 from empirics.sweep import work
 from empirics.sweep.grid import read_grid
@@ -306,6 +307,25 @@ def test_status_tells_from_the_folder_alone_what_the_grid_tells(grid, copied, ca
     assert told[0].splitlines() == ["own: 4 cells: 2 done, 1 running, 1 missing", missing, running]
     assert command("status", grid) == 0
     assert "4 missing" in capsys.readouterr().out
+
+
+def test_status_names_cells_that_are_in_no_sweep_any_more(grid, copied, capsys):
+    found = cells_of(grid, copied)
+    kept = [place.folder for key, place in found.items() if key != (0, 2)]
+    older = found[0, 2].folder.rename(copied / "cells" / ("a" * 64))
+    busy = copied / "cells" / ("b" * 64)
+    (copied / "cells" / "notes").mkdir()
+    with locked(busy):
+        for words in ((grid, "--out", copied), (copied,)):
+            assert command("status", *words) == 0
+            told = capsys.readouterr().out.splitlines()
+            assert told[-2].startswith("1 cells more are in no sweep") and told[-1] == str(older)
+    # Another grid of the folder that has the cell still.
+    (copied / "other.cells.json").write_text(json.dumps({"cells": [{"key": "a" * 64, "changes": {"seed": 9}}]}))
+    for words in ((grid, "--out", copied), (copied,)):
+        assert command("status", *words) == 0
+        told = capsys.readouterr().out
+        assert str(older) not in told and str(busy) in told and not any(str(folder) in told for folder in kept)
 
 
 def test_cells_of_another_sweep_are_waited_for_and_not_computed_twice(grid, done, copied, quick, monkeypatch):

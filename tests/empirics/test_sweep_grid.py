@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -148,6 +149,15 @@ def test_files_that_are_missing_are_told_with_their_cell(grid, tmp_path):
     path = grid(product={"stream.path": [str(tmp_path / "none.csv")]})
     with pytest.raises(InputError, match=r"cell stream\.path=.*none\.csv cannot be read"):
         places(read_grid(path), tmp_path)
+
+
+def test_a_key_depends_on_every_module_that_computes_and_on_no_other():
+    root = Path(identity.__file__).parents[2]
+    for package, names in identity._SHOWING.items():
+        assert all((root / package / name).exists() for name in names)
+    found = {path.relative_to(root).as_posix() for path in identity.computing(root)}
+    assert {"theory/ladder.py", "empirics/runs/pipeline.py", "empirics/retrieval/signatures.py", "empirics/sweep/rows.py"} <= found
+    assert not [path for path in found if path.startswith(("empirics/figures", "empirics/page", "empirics/cli"))]
 
 
 def test_what_trains_alike_stays_together_unless_a_worker_would_be_idle(grid, tmp_path):

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from empirics.config import StreamConfig
-from empirics.documents import LONGEST_TEXT
-from empirics.streams import load_stream
-from empirics.tables import read_data
+from empirics.data.documents import LONGEST_TEXT
+from empirics.data.streams import load_stream
+from empirics.data.tables import read_data
 from theory.errors import InputError
 
 CAPS = {"train_per_class": 8, "query_per_class": 6, "test_per_class": 4, "reservoir_per_class": 2}

@@ -26,8 +26,8 @@ from transformers import (
     ViTModel,
 )
 
-from empirics.backbone import Backbone, assemble
 from empirics.config import BackboneConfig
+from empirics.encoders.backbone import Backbone, assemble
 
 
 def tokenizer(texts, truncation, max_length):

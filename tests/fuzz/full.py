@@ -25,12 +25,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import readers
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from mutator import Files, Link, changed_files
 from target import Target
+
+if TYPE_CHECKING:
+    from guard import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results" / "fuzz.json"
@@ -91,17 +94,61 @@ def place(files: Files, before: Files, folder: Path) -> None:
             path.write_bytes(content)
 
 
+class Tally:
+    """What became of the inputs of a reader so far.
+
+    Parameters
+    ----------
+    target : Target
+    folder : Path
+        Where the inputs are put.
+    """
+
+    def __init__(self, target: Target, folder: Path) -> None:
+        import psutil
+
+        self.target, self.folder = target, folder
+        self.kinds: Counter[str] = Counter()
+        self._messages: set[str] = set()
+        self._defects: dict[str, dict[str, Any]] = {}
+        self._slowest, self._spent, self._start = 0.0, 0.0, time.perf_counter()
+        self._process = psutil.Process()
+        self._resident = self._process.memory_info().rss
+
+    def add(self, outcome: Outcome) -> None:
+        """Count an input, and keep it if it is the first that shows a defect."""
+        self.kinds[outcome.kind] += 1
+        self._slowest, self._spent = max(self._slowest, outcome.seconds), self._spent + outcome.seconds
+        if outcome.kind == "refused":
+            self._messages.add(_form(outcome.detail))
+        elif outcome.kind == "defect":
+            found = self._defects.setdefault(
+                outcome.detail, {"count": 0, "trace": outcome.trace, "input": _keep(self.target, outcome, self.folder)}
+            )
+            found["count"] += 1
+
+    def result(self, number: int) -> dict[str, Any]:
+        """All of it, as JSON."""
+        count = self.kinds.total()
+        return {
+            "inputs": count,
+            "read": self.kinds["read"],
+            "refused": self.kinds["refused"],
+            "forms_of_refusal": len(self._messages),
+            "defects": self._defects,
+            "slowest_seconds": round(self._slowest, 3),
+            "grown_mib": round(max(0, self._process.memory_info().rss - self._resident) / 2**20),
+            "inputs_per_second": round(count / (time.perf_counter() - self._start)),
+            "inputs_per_processor_second": round(count / max(self._spent, 1e-9)),
+            "seed": number,
+        }
+
+
 def fuzz(target: Target, count: int, number: int = 0) -> dict[str, Any]:
     """Read so many inputs and count what became of them."""
-    import psutil
     from guard import Guard, limited_memory
 
-    kinds: Counter[str] = Counter()
-    messages: set[str] = set()
-    defects: dict[str, dict[str, Any]] = {}
-    slowest, wall, spent = 0.0, time.perf_counter(), 0.0
     guard, before = Guard(), {}
-    process = psutil.Process()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as parent:
         folder = Path(parent, "input")
         folder.mkdir()
@@ -111,37 +158,22 @@ def fuzz(target: Target, count: int, number: int = 0) -> dict[str, Any]:
             before = files
             if (outcome := guard.read(target.read, folder)).kind != "read":
                 raise SystemExit(f"{target.name}: a sound input is not read: {outcome.detail}\n{outcome.trace}")
-        resident = process.memory_info().rss
+        tally = Tally(target, folder)
         with limited_memory():
             for files in inputs(target, count, number):
                 place(files, before, folder)
                 before = files
-                if not kinds.total() % 256:  # it starts a thread
+                if not tally.kinds.total() % 256:  # it starts a thread
                     faulthandler.dump_traceback_later(_STANDSTILL, exit=True)
-                outcome = guard.read(target.read, folder)
-                kinds[outcome.kind] += 1
-                slowest, spent = max(slowest, outcome.seconds), spent + outcome.seconds
-                if outcome.kind == "refused":
-                    messages.add(_form(outcome.detail))
-                elif outcome.kind == "defect":
-                    found = defects.setdefault(
-                        outcome.detail, {"count": 0, "trace": outcome.trace, "input": _keep(target, outcome, folder)}
-                    )
-                    found["count"] += 1
+                tally.add(guard.read(target.read, folder))
         faulthandler.cancel_dump_traceback_later()
-        grown = max(0, process.memory_info().rss - resident)
-    return {
-        "inputs": kinds.total(),
-        "read": kinds["read"],
-        "refused": kinds["refused"],
-        "forms_of_refusal": len(messages),
-        "defects": defects,
-        "slowest_seconds": round(slowest, 3),
-        "grown_mib": round(grown / 2**20),
-        "inputs_per_second": round(kinds.total() / (time.perf_counter() - wall)),
-        "inputs_per_processor_second": round(kinds.total() / max(spent, 1e-9)),
-        "seed": number,
-    }
+    return tally.result(number)
+
+
+def written(results: dict[str, Any], out: Path) -> None:
+    """Write results of readers."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def _form(message: str) -> str:
@@ -149,7 +181,7 @@ def _form(message: str) -> str:
     return re.sub(r"'[^']*'|\"[^\"]*\"|\S*[\d/]\S*", "?", message)[:80]
 
 
-def _keep(target: Target, outcome: Any, folder: Path) -> str:
+def _keep(target: Target, outcome: Outcome, folder: Path) -> str:
     kept = KEPT / target.name.replace(" ", "-") / hashlib.sha256(outcome.detail.encode()).hexdigest()[:12]
     shutil.rmtree(kept, ignore_errors=True)
     shutil.copytree(folder, kept / "input", symlinks=True)
@@ -184,8 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{found['inputs_per_second']}/s, slowest {found['slowest_seconds']} s",
             flush=True,
         )
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", "utf-8")
+        written(results, options.out)
     return int(any(result["defects"] for result in results.values()))
 
 

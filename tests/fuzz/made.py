@@ -12,7 +12,7 @@ from typing import Any
 
 from mutator import Files
 
-from empirics.manifest import MANIFEST, write_manifest
+from empirics.files.manifest import MANIFEST, write_manifest
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "empirics")]
 

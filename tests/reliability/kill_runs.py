@@ -29,11 +29,14 @@ import letters
 import numpy as np
 import pandas as pd
 
-from empirics import ablation, ablation_table, certify, cli, comparison, embedding, pipeline, standings  # noqa: F401
-from empirics.manifest import check_manifest
-from empirics.record import read_json
-from empirics.report import Report, markdown
-from empirics.times import TIMES, without_times
+from empirics import cli
+from empirics.comparisons import ablation, ablation_table, comparison, standings  # noqa: F401
+from empirics.files.manifest import check_manifest
+from empirics.files.record import read_json
+from empirics.files.times import TIMES, without_times
+from empirics.reports.report import Report, markdown
+from empirics.routing import certify  # noqa: F401
+from empirics.runs import embedding, pipeline  # noqa: F401
 
 _METHODS = "ridge,proteus-ratio,sequential"
 _PATIENCE = 300
@@ -109,7 +112,7 @@ def strike_at(write: int, how: str) -> None:
 
 
 def differences(found: Path, wanted: Path) -> list[str]:
-    """In what a folder is not as another, less the times, which are declared in `empirics.times`."""
+    """In what a folder is not as another, less the times, which are declared in `empirics.files.times`."""
     mine, others = ({str(p.relative_to(f)) for p in f.rglob("*") if p.is_file()} for f in (found, wanted))
     out = [f"{name} is in one only" for name in sorted(mine ^ others)]
     for name in sorted(mine & others):
@@ -254,7 +257,7 @@ def main() -> None:
     import transformers.models.bert  # noqa: F401
 
     if asked.no_pages:
-        cli._page = lambda folder: "No page was asked for"
+        cli.runs._page = lambda folder: "No page was asked for"
     names = asked.commands.split(",")
     total = Counter[str]()
     with tempfile.TemporaryDirectory() as place:

@@ -1,4 +1,4 @@
-"""`empirics.adapters.load_adapter`: the project's own adapters."""
+"""`empirics.adapters.adapter.load_adapter`: the project's own adapters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mutator import Files
 from safetensors.numpy import load, save
 from target import Target
 
-from empirics.adapters import Adapter, Units, load_adapter, save_adapter
+from empirics.adapters.adapter import Adapter, Units, load_adapter, save_adapter
 
 
 @cache

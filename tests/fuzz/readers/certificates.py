@@ -1,4 +1,4 @@
-"""`empirics.router`: what `proteus-bounds certify` wrote, read to serve from."""
+"""`empirics.routing.router`: what `proteus-bounds certify` wrote, read to serve from."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mutator import Files
 from safetensors.numpy import save
 from target import Target
 
-from empirics.certificate import SCHEMA, statement
 from empirics.config import CertifyConfig
-from empirics.router import load_router
+from empirics.routing.certificate import SCHEMA, statement
+from empirics.routing.router import load_router
 
 _TENSORS = {
     "means": np.arange(6.0).reshape(3, 2),

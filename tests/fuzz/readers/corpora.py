@@ -1,4 +1,4 @@
-"""`empirics.corpora.read_tab`: Orange files."""
+"""`empirics.data.corpora.read_tab`: Orange files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mutator import Files
 from target import Target, only
 
-from empirics.corpora import read_tab
+from empirics.data.corpora import read_tab
 
 _SEED = "Category\tText\nd\tstring\nclass\tmeta\n" + "".join(f"{'ab'[i % 2]}\tsome text {i}\n" for i in range(12))
 _QUOTED = 'A\tB\tC\n\n\n"a\tb"\t"two\nlines"\t"say ""so"""\n'.replace("\n\n\n", "\nd\ts\ts\nc\tm\tm\n")

@@ -1,4 +1,4 @@
-"""`empirics.image_folders`: own data in folders."""
+"""`empirics.data.image_folders`: own data in folders."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mutator import Files, Link
 from target import Target
 
 from empirics.config import RunConfig
-from empirics.data_check import check_data
-from empirics.tables import read_data
+from empirics.data.check import check_data
+from empirics.data.tables import read_data
 from readers.tables import CAPS
 
 

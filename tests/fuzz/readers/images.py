@@ -1,4 +1,4 @@
-"""`empirics.images`: files of images."""
+"""`empirics.data.images`: files of images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mutator import Files
 from target import Target, only
 
-from empirics.images import Image, decode, digest, size, verify
+from empirics.data.images import Image, decode, digest, size, verify
 from theory.errors import InputError
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")

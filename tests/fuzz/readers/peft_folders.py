@@ -1,4 +1,4 @@
-"""`empirics.peft_folders`: LoRA folders that others trained."""
+"""`empirics.adapters.peft_folders`: LoRA folders that others trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mutator import Files
 from safetensors.numpy import save
 from target import Target
 
-from empirics.peft_folders import CONFIG, WEIGHTS, for_adapters, read_peft_folder
+from empirics.adapters.peft_folders import CONFIG, WEIGHTS, for_adapters, read_peft_folder
 
 assert made  # makes `tiny` importable
 
@@ -60,7 +60,7 @@ _SETTINGS: dict[str, Any] = {
 @cache
 def _saved() -> Files:
     """A folder as the project itself writes it."""
-    from empirics.adapters import Adapter, Units, save_adapter
+    from empirics.adapters.adapter import Adapter, Units, save_adapter
 
     rng = np.random.default_rng(0)
     units = {n: Units(rng.normal(size=(2, 32)).astype(np.float32), rng.normal(size=(2, 32)).astype(np.float32)) for n in _targets()}

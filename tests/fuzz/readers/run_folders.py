@@ -1,4 +1,4 @@
-"""`empirics.run_folder`: runs that others made, finished or not."""
+"""`empirics.runs.run_folder`: runs that others made, finished or not."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from made import run
 from mutator import Files, Link
 from target import Target
 
-from empirics.manifest import MANIFEST, check_manifest
-from empirics.run_folder import check_files, finished, progress, read_about, read_run
+from empirics.files.manifest import MANIFEST, check_manifest
+from empirics.runs.run_folder import check_files, finished, progress, read_about, read_run
 
 
 def _seeds() -> Sequence[Files]:

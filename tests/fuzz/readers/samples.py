@@ -1,4 +1,4 @@
-"""`empirics.samples`: samples to certify with."""
+"""`empirics.data.samples`: samples to certify with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mutator import Files
 from target import Target, only
 
-from empirics.samples import check_samples, read_samples
+from empirics.data.samples import check_samples, read_samples
 from readers.tables import _CELLS, _NESTED, delimited, lines, parquet
 
 

@@ -1,4 +1,4 @@
-"""`empirics.tables`, `rows`, `streams` and `data_check`: own data in tables."""
+"""`empirics.data.tables`, `rows`, `streams` and `data_check`: own data in tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mutator import Files
 from target import Target, only
 
 from empirics.config import RunConfig
-from empirics.data_check import check_data
+from empirics.data.check import check_data
 
 CAPS = {"train_per_class": 4, "query_per_class": 4, "test_per_class": 1, "reservoir_per_class": 1}
 _PNG = bytes.fromhex(

@@ -1,4 +1,4 @@
-"""`empirics.folders`: comparisons and ablations that others made."""
+"""`empirics.figures.folders`: comparisons and ablations that others made."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from made import run
 from mutator import Files
 from target import Target
 
-from empirics import ablation_table, standings
-from empirics.folders import open_ablation, open_comparison
+from empirics.comparisons import ablation_table, standings
+from empirics.figures.folders import open_ablation, open_comparison
 
 _VARIANT = {"group": "", "run": "runs/base", "variant": "base"}
 _METHOD = {"name": "proteus", "role": "method", "forgetting": 0.1}

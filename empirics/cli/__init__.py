@@ -1,0 +1,44 @@
+"""The command `proteus-bounds`: its commands are in the modules of this package, and stand in its help in the order of this one."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from empirics.cli.adapters import cascade, certify
+from empirics.cli.bounds import bound
+from empirics.cli.comparisons import ablate, compare, compare_runs
+from empirics.cli.data import data_app
+from empirics.cli.plan import plan_app
+from empirics.cli.runs import audit, report, verify
+from empirics.processes import is_main, stop
+from empirics.sweep.command import sweep_app
+from theory.errors import InputError
+
+app = typer.Typer(
+    name="proteus-bounds",
+    help="Bounds on task-retrieval error in continual fine-tuning, set against measured error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (verify, report, audit, compare_runs, ablate, compare, bound, certify, cascade):
+    app.command(command.__name__.replace("_", "-"))(command)
+for group in (data_app, sweep_app, plan_app):
+    app.add_typer(group)
+
+
+def main() -> None:
+    """Run the command; one line on standard error tells of bad input (exit status 2) and of a full or failing disk (1)."""
+    try:
+        app()
+    except InputError as error:
+        if is_main():
+            print(f"proteus-bounds: {' '.join(str(error).split())}", file=sys.stderr)
+        stop(2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        what = " ".join(str(error.strerror or error).split())
+        print(f"proteus-bounds: {where}{what}; no file is half-written: mend this and run the same command again", file=sys.stderr)
+        stop(1)

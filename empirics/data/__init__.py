@@ -1,0 +1,1 @@
+"""Where documents come from, and which serves which purpose."""

@@ -1,0 +1,1 @@
+"""Signatures, query laws and heads: from embeddings to the task."""
