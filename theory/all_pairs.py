@@ -371,17 +371,23 @@ def _mend(block: PairBlock, signatures: LowRankGaussians, queries: LowRankGaussi
     """Compute the pairs that lost too many digits by themselves."""
     sure = (block.mean_error <= _TOLERATED * block.mean) & (block.variance_error <= _TOLERATED * block.variance)
     for n, k in np.argwhere(~sure):
-        trace, square, distance, pulled, excess = _direct(signatures, queries, block.columns.start + k, block.rows.start + n)
+        trace, square, distance, pulled, excess, lost = _direct(signatures, queries, block.columns.start + k, block.rows.start + n)
         block.mean[n, k], block.variance[n, k] = trace + distance, 2 * square + 4 * pulled
         block.excess[n, k], block.pulled[n, k] = excess, pulled
-        # Sums of squares: what is left is ulps of themselves, through the condition number of the whitening.
+        # Sums of squares: what is left is ulps of themselves, and of what the whitening took away.
         slack = 64 * block.dimension * np.finfo(np.float64).eps
-        block.mean_error[n, k] = slack * block.mean[n, k]
-        block.variance_error[n, k] = slack * (block.variance[n, k] + 4 * trace + 2 * block.dimension)
+        block.mean_error[n, k] = slack * block.mean[n, k] + lost[0]
+        block.variance_error[n, k] = slack * (block.variance[n, k] + 4 * trace + 2 * block.dimension) + lost[1]
 
 
-def _direct(signatures: LowRankGaussians, queries: LowRankGaussians, s: int, c: int) -> tuple[float, float, float, float, float]:
-    """tr(P C), tr((P C)^2), D'P D, D'P C P D and the excess of one pair, as sums of squares of dense matrices."""
+def _direct(
+    signatures: LowRankGaussians, queries: LowRankGaussians, s: int, c: int
+) -> tuple[float, float, float, float, float, tuple[float, float]]:
+    """tr(P C), tr((P C)^2), D'P D, D'P C P D and the excess of one pair, as sums of squares of dense matrices.
+
+    Last, what they may have lost in whitening, where a long vector becomes a short one: of ``tr(P C) + D'P D``, and of the variance.
+    """
+    ulps = 8 * signatures.dimension * np.finfo(np.float64).eps
 
     def whitened(x: Float[np.ndarray, "d n"]) -> Float[np.ndarray, "d n"]:
         y = x * signatures.scales[s][:, None]
@@ -394,7 +400,16 @@ def _direct(signatures: LowRankGaussians, queries: LowRankGaussians, s: int, c: 
     distance = float(a @ a)
     trace, square = float(np.trace(inner)), float((inner**2).sum())
     inner[np.diag_indices_from(inner)] -= 1
-    return trace, square, distance, float(pulled @ pulled), float((inner**2).sum())
+    excess, energy = float((inner**2).sum()), float(pulled @ pulled)
+    # Errors of F and of a, and of F F' - I and F'a through them.
+    scales = signatures.scales[s]
+    of_F = ulps * float(np.linalg.norm(root * scales[:, None]))
+    of_a = ulps * float(np.linalg.norm((queries.means[c] - signatures.means[s]) * scales))
+    size, length = np.sqrt(trace), np.sqrt(distance)
+    of_inner, of_pulled = (2 * size + of_F) * of_F, size * of_a + (length + of_a) * of_F
+    of_mean = of_inner + (2 * length + of_a) * of_a
+    of_variance = 2 * (2 * np.sqrt(excess) + of_inner) * of_inner + 4 * (2 * np.sqrt(energy) + of_pulled) * of_pulled
+    return trace, square, distance, energy, excess, (float(of_mean), float(of_variance))
 
 
 def log_bhattacharyya(
@@ -435,7 +450,8 @@ def log_bhattacharyya(
         pulled = np.linalg.solve(factor, z[:, :, None])[:, :, 0]
         length = np.einsum("pd,pd->p", y, y)
         logs, pivots = np.log(middle), np.log(np.einsum("pii->pi", factor))
-        size = length * (1 + np.linalg.norm(capacitance, axis=(1, 2))) + np.abs(logs).sum(axis=1) + np.abs(pivots).sum(axis=1)
+        # No eigenvalue of the capacitance is below 1, so that its norm is its condition number, for the distance and the determinant.
+        size = (1 + length) * (1 + np.linalg.norm(capacitance, axis=(1, 2))) + np.abs(logs).sum(axis=1) + np.abs(pivots).sum(axis=1)
         size += np.abs(signatures.log_dets[c]) + np.abs(signatures.log_dets[s]) + r
         distance = length - np.einsum("pr,pr->p", pulled, pulled)
         log_det = logs.sum(axis=1) + 2 * pivots.sum(axis=1)

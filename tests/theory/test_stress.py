@@ -326,6 +326,12 @@ def test_screened_pairs_of_long_components_are_bounds(condition):
         assert (refined > 0) == accurate
 
 
+@pytest.mark.parametrize(("seed", "condition"), [(1029, 75527545683.18948), (1045, 107198051146.30888)])
+def test_long_components_that_came_out_alike_tie(seed, condition):
+    """Once the closed form, and the Bhattacharyya coefficient, took rounding for a distance between them."""
+    check_screening(seed, condition)
+
+
 def test_pairs_too_ill_conditioned_to_refine_are_counted_and_keep_their_bound():
     rng = np.random.default_rng(0)
     means = np.array([[0.0, 0.0], [1.0, 0.5], [0.5, -1.0]])
