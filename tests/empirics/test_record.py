@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from empirics.files import record
 from empirics.files.claim import claim_folder
 from empirics.files.record import read_json, read_parquet, read_tensors, write_bytes, write_json, write_parquet, write_tensors
 from theory.errors import InputError
@@ -43,7 +42,7 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypa
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(record.os, step, fail)
+    monkeypatch.setattr(os, step, fail)
     with pytest.raises(OSError, match="disk full"):
         write_json(file, {"new": 2})
     monkeypatch.undo()
@@ -54,7 +53,7 @@ def test_an_interrupted_write_leaves_no_temporary_file(tmp_path, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(record.os, "fsync", interrupt)
+    monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_bytes(tmp_path / "a", b"x")
     assert content(tmp_path) == {}
@@ -64,8 +63,8 @@ def test_the_file_is_synced_before_it_is_renamed_and_the_folder_after(tmp_path, 
     (tmp_path / "deep" / "er").mkdir(parents=True)
     calls = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(record.os, "fsync", lambda h: (calls.append("fsync"), fsync(h)))
-    monkeypatch.setattr(record.os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    monkeypatch.setattr(os, "fsync", lambda h: (calls.append("fsync"), fsync(h)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
     write_bytes(tmp_path / "deep" / "er" / "a", b"x")
     assert calls == ["fsync", "replace", "fsync"]
     assert (tmp_path / "deep" / "er" / "a").read_bytes() == b"x"
@@ -182,6 +181,6 @@ def test_damage_anywhere_in_a_parquet_file_is_one_line_or_harmless(tmp_path):
 
 
 def test_claim_refuses_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(record.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(InputError, match="cannot be written"):
         claim_folder(tmp_path)
