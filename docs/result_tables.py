@@ -67,7 +67,16 @@ def cascade() -> str:
     return markdown_table(header, body)
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"fuzz": fuzz, "cascade": cascade}
+def extras() -> str:
+    """A row for each extra."""
+    rows = [
+        [f"`{name}`" if name else "(none)", str(found["packages"]), f"{found['mib']:,}"]
+        for name, found in read_json(DOCS / "results" / "extras.json").items()
+    ]
+    return markdown_table(["extra, alone", "packages", "MiB"], rows)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"fuzz": fuzz, "cascade": cascade, "extras": extras}
 
 
 def rendered(page: str) -> str:

@@ -48,7 +48,7 @@ def table() -> str:
             missing.append(name)
         else:
             raise SystemExit(f"{name} is not installed: run make licences")
-    return "\n".join([*rows, "", f"Other platforms also install {', '.join(missing)}.", ""])
+    return "\n".join([*rows, "", f"Other platforms or Pythons also install {', '.join(missing)}.", ""])
 
 
 def main() -> None:

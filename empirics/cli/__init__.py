@@ -12,6 +12,7 @@ from empirics.cli.comparisons import ablate, compare, compare_runs
 from empirics.cli.data import data_app
 from empirics.cli.plan import plan_app
 from empirics.cli.runs import audit, report, verify
+from empirics.files.home import do_without_a_home
 from empirics.processes import is_main, stop
 from empirics.sweep.command import sweep_app
 from theory.errors import InputError
@@ -31,6 +32,7 @@ for group in (data_app, sweep_app, plan_app):
 
 def main() -> None:
     """Run the command; one line on standard error tells of bad input (exit status 2) and of a full or failing disk (1)."""
+    do_without_a_home()
     try:
         app()
     except InputError as error:

@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 
-from tests.empirics.synthetic_run import write_run
+from synthetic_run import write_run
 
 _CACHES = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR", "HF_HOME")
 # As for a number that no user bears, in a container.
 _NAMELESS = "import pwd\ndef unknown(_): raise KeyError\npwd.getpwuid = unknown\n"
 _COMMAND = "import sys; sys.argv[0] = 'proteus-bounds'; from empirics.entry import main; main()"
-_CACHE = "from empirics.entry import do_without_a_home; do_without_a_home(); import matplotlib; print(matplotlib.get_cachedir())"
+_CACHE = "from empirics.files.home import do_without_a_home; do_without_a_home(); import matplotlib; print(matplotlib.get_cachedir())"
 
 
 def _said(code, tmp_path, *arguments, **environment):
