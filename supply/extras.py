@@ -150,9 +150,10 @@ USES = {
     "docs": """
         import furo, latex2mathml, numpydoc, sphinx_copybutton
         from sphinx.cmd.build import main as build
-        Path("conf.py").write_text("extensions = ['myst_parser', 'numpydoc', 'sphinx_copybutton']\\nhtml_theme = 'furo'\\n")
-        Path("index.md").write_text("# A page\\n\\nA word.\\n")
-        assert build(["-q", "-W", ".", "built"]) == 0 and "A word." in Path("built/index.html").read_text()
+        Path("pages").mkdir()
+        Path("pages/conf.py").write_text("extensions = ['myst_parser', 'numpydoc', 'sphinx_copybutton']\\nhtml_theme = 'furo'\\n")
+        Path("pages/index.md").write_text("# A page\\n\\nA word.\\n")
+        assert build(["-q", "-W", "pages", "built"]) == 0 and "A word." in Path("built/index.html").read_text()
         """,
     "test": """
         import subprocess, sys
@@ -162,6 +163,7 @@ USES = {
         """,
     "tools": """
         import subprocess, sys
+        Path("src").mkdir()  # mutmut asks for code before all else
         for tool in ("mypy", "coverage", "mutmut", "ruff", "uv", "cyclonedx-py", "pip-licenses"):
             assert subprocess.run([Path(sys.executable).with_name(tool), "--version"], capture_output=True, check=True).stdout, tool
         """,
