@@ -1,7 +1,7 @@
 """Where the jobs of a sweep are computed: in this process, in processes of this machine (joblib), or on a cluster (Dask).
 
 An engine gives the outcomes of jobs as they come, and gives a job whose worker died to another one. How often a cell may be begun is
-for the job to say (`empirics.sweep.work.Job.retries`), so that it is the same for all engines.
+for the job to say (`empirics.sweep.work.Job`), so that it is the same for all engines.
 """
 
 from __future__ import annotations
