@@ -94,80 +94,90 @@ def place(files: Files, before: Files, folder: Path) -> None:
             path.write_bytes(content)
 
 
-class Tally:
-    """What became of the inputs of a reader so far.
+def shared_memory() -> str | None:
+    """Where inputs are put: in memory, if there is such a place."""
+    return "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+
+class Readings:
+    """Inputs of a reader, read one after the other in one folder, and what became of them.
 
     Parameters
     ----------
     target : Target
     folder : Path
-        Where the inputs are put.
+        Where the inputs are put; made here. The sound ones are read at once and not counted: they make late imports and caches.
     """
 
     def __init__(self, target: Target, folder: Path) -> None:
         import psutil
+        from guard import Guard
 
-        self.target, self.folder = target, folder
-        self.kinds: Counter[str] = Counter()
+        folder.mkdir()
+        self._target, self._folder, self._guard = target, folder, Guard()
+        self._before: Files = {}
+        self._kinds: Counter[str] = Counter()
         self._messages: set[str] = set()
         self._defects: dict[str, dict[str, Any]] = {}
+        for files in target.seeds():
+            if (outcome := self._read(files)).kind != "read":
+                raise SystemExit(f"{target.name}: a sound input is not read: {outcome.detail}\n{outcome.trace}")
         self._slowest, self._spent, self._start = 0.0, 0.0, time.perf_counter()
         self._process = psutil.Process()
         self._resident = self._process.memory_info().rss
 
-    def add(self, outcome: Outcome) -> None:
-        """Count an input, and keep it if it is the first that shows a defect."""
-        self.kinds[outcome.kind] += 1
+    @property
+    def count(self) -> int:
+        """Inputs so far."""
+        return self._kinds.total()
+
+    def _read(self, files: Files) -> Outcome:
+        place(files, self._before, self._folder)
+        self._before = files
+        return self._guard.read(self._target.read, self._folder)
+
+    def add(self, files: Files) -> None:
+        """Read an input, count it, and keep it if it is the first that shows a defect."""
+        outcome = self._read(files)
+        self._kinds[outcome.kind] += 1
         self._slowest, self._spent = max(self._slowest, outcome.seconds), self._spent + outcome.seconds
         if outcome.kind == "refused":
             self._messages.add(_form(outcome.detail))
         elif outcome.kind == "defect":
-            found = self._defects.setdefault(
-                outcome.detail, {"count": 0, "trace": outcome.trace, "input": _keep(self.target, outcome, self.folder)}
-            )
-            found["count"] += 1
+            if outcome.detail not in self._defects:
+                kept = _keep(self._target, outcome, self._folder)
+                self._defects[outcome.detail] = {"count": 0, "trace": outcome.trace, "input": kept}
+            self._defects[outcome.detail]["count"] += 1
 
     def result(self, number: int) -> dict[str, Any]:
         """All of it, as JSON."""
-        count = self.kinds.total()
         return {
-            "inputs": count,
-            "read": self.kinds["read"],
-            "refused": self.kinds["refused"],
+            "inputs": self.count,
+            "read": self._kinds["read"],
+            "refused": self._kinds["refused"],
             "forms_of_refusal": len(self._messages),
             "defects": self._defects,
             "slowest_seconds": round(self._slowest, 3),
             "grown_mib": round(max(0, self._process.memory_info().rss - self._resident) / 2**20),
-            "inputs_per_second": round(count / (time.perf_counter() - self._start)),
-            "inputs_per_processor_second": round(count / max(self._spent, 1e-9)),
+            "inputs_per_second": round(self.count / (time.perf_counter() - self._start)),
+            "inputs_per_processor_second": round(self.count / max(self._spent, 1e-9)),
             "seed": number,
         }
 
 
 def fuzz(target: Target, count: int, number: int = 0) -> dict[str, Any]:
     """Read so many inputs and count what became of them."""
-    from guard import Guard, limited_memory
+    from guard import limited_memory
 
-    guard, before = Guard(), {}
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as parent:
-        folder = Path(parent, "input")
-        folder.mkdir()
-        # Late imports and caches are made by the sound inputs.
-        for files in target.seeds():
-            place(files, before, folder)
-            before = files
-            if (outcome := guard.read(target.read, folder)).kind != "read":
-                raise SystemExit(f"{target.name}: a sound input is not read: {outcome.detail}\n{outcome.trace}")
-        tally = Tally(target, folder)
+    with tempfile.TemporaryDirectory(dir=shared_memory()) as parent:
+        readings = Readings(target, Path(parent, "input"))
         with limited_memory():
             for files in inputs(target, count, number):
-                place(files, before, folder)
-                before = files
-                if not tally.kinds.total() % 256:  # it starts a thread
+                if not readings.count % 256:  # it starts a thread
                     faulthandler.dump_traceback_later(_STANDSTILL, exit=True)
-                tally.add(guard.read(target.read, folder))
+                readings.add(files)
         faulthandler.cancel_dump_traceback_later()
-    return tally.result(number)
+        return readings.result(number)
 
 
 def written(results: dict[str, Any], out: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,9 +21,9 @@ import atheris
 
 # Code that is imported in here counts its branches; the loader of YAML is Python as well.
 with atheris.instrument_imports(include=["theory", "empirics", "yaml"]):
-    from full import NAMES, Tally, place, written
-    from guard import Guard, limited_memory
-    from mutator import Files, changed_bytes
+    from full import NAMES, Readings, shared_memory, written
+    from guard import limited_memory
+    from mutator import changed_bytes
 
     chosen = importlib.import_module(f"readers.{sys.argv[1]}").TARGET if sys.argv[1:2] and sys.argv[1] in NAMES else None
 
@@ -32,25 +33,24 @@ if TYPE_CHECKING:
 _LONGEST = 2**16
 
 
-def fuzz(target: Target, count: int, number: int, out: Path) -> None:
+def fuzz(name: str, target: Target, count: int, number: int, out: Path) -> None:
     """Read so many inputs and write what became of them; libFuzzer then ends the process."""
-    sound = target.seeds()
-    places = [(files, name) for files in sound for name, content in sorted(files.items()) if isinstance(content, bytes)][:256]
-    contents = [files[name] for files, name in places]
-    guard, folder = Guard(), Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)) / "input"
-    folder.mkdir()
-    before: Files = {}
-    tally = Tally(target, folder)
+    places = [(files, at) for files in target.seeds() for at, content in sorted(files.items()) if isinstance(content, bytes)][:256]
+    contents = [files[at] for files, at in places]
+    # Removed by hand: libFuzzer leaves no block.
+    parent = Path(tempfile.mkdtemp(dir=shared_memory()))
+    readings = Readings(target, parent / "input")
+    corpus = parent / "corpus"
+    corpus.mkdir()
+    for index, content in enumerate(contents):
+        (corpus / f"{index:03}").write_bytes(bytes([index]) + content[:_LONGEST])
 
     def read(data: bytes) -> None:
-        nonlocal before
-        files, name = places[data[0] % len(places)] if data else places[0]
-        made = {**files, name: data[1:]}
-        place(made, before, folder)
-        before = made
-        tally.add(guard.read(target.read, folder))
-        if tally.kinds.total() == count:
-            written({target.name.replace(" ", "_"): tally.result(number)}, out)
+        files, at = places[data[0] % len(places)] if data else places[0]
+        readings.add({**files, at: data[1:]})
+        if readings.count == count:
+            written({name: readings.result(number)}, out)
+            shutil.rmtree(parent)
 
     def change(data: bytes, most: int, seed: int) -> bytes:
         rng = Random(seed)
@@ -58,25 +58,12 @@ def fuzz(target: Target, count: int, number: int, out: Path) -> None:
             return atheris.Mutate(data, most)
         return data[:1] + changed_bytes(data[1:], contents, target.tokens, rng)[: most - 1]
 
-    with tempfile.TemporaryDirectory() as corpus:
-        for index, content in enumerate(contents):
-            Path(corpus, f"{index:03}").write_bytes(bytes([index]) + content[:_LONGEST])
-        for files in sound:  # late imports
-            place(files, before, folder)
-            before = files
-            target.read(folder)
-        # It reads the corpus first, and an empty input.
-        options = [
-            f"-atheris_runs={count}",
-            f"-seed={number + 1}",
-            f"-max_len={_LONGEST + 1}",
-            "-timeout=3600",
-            "-rss_limit_mb=0",
-            "-verbosity=0",
-        ]
-        atheris.Setup([sys.argv[0], corpus, *options], read, custom_mutator=change)
-        with limited_memory():
-            atheris.Fuzz()
+    # Time and memory are the guard's to watch; 0 is no limit of memory, but of time it is one.
+    limits = ["-timeout=3600", "-rss_limit_mb=0", f"-max_len={_LONGEST + 1}"]
+    options = [f"-atheris_runs={count}", f"-seed={number + 1}", "-verbosity=0", *limits]
+    atheris.Setup([sys.argv[0], str(corpus), *options], read, custom_mutator=change)
+    with limited_memory():
+        atheris.Fuzz()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
     assert chosen is not None
-    fuzz(chosen, options.inputs, options.seed, options.out)
+    fuzz(options.reader, chosen, options.inputs, options.seed, options.out)
 
 
 if __name__ == "__main__":

@@ -137,10 +137,9 @@ def printed_again(path: Path) -> bool:
     """Whether a page is what its folder's other files give."""
     folder, before = path.parent, path.read_bytes()
     if path.name == "report.html":
-        from empirics.page.write import write_run_page
+        from empirics.page.write import printed_run_page
 
-        write_run_page(folder)
-        return path.read_bytes() == before
+        return printed_run_page(folder) == before
     if path.name == "report.md":
         return markdown(Report.model_validate(read_json(folder / "report.json"))).encode() == before
     made = {"comparison.md": standings.markdown, "ablation.md": ablation_table.markdown}.get(path.name)
