@@ -12,9 +12,9 @@ from empirics.cli.comparisons import ablate, compare, compare_runs
 from empirics.cli.data import data_app
 from empirics.cli.plan import plan_app
 from empirics.cli.runs import audit, report, verify
+from empirics.cli.sweep import sweep_app
 from empirics.files.home import do_without_a_home
 from empirics.processes import is_main, stop
-from empirics.sweep.command import sweep_app
 from theory.errors import InputError
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""The command `proteus-bounds sweep`."""
+"""`sweep`: many runs or comparisons from one table of settings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
+
+from empirics.cli.options import Json, Quiet
+from empirics.cli.terminal import terminal
 
 
 class _RunByDefault(TyperGroup):
@@ -39,8 +41,8 @@ def run(
     jobs: Annotated[int | None, typer.Option(min=1, help="Number of processes; by default the cores over the threads of a cell.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers compute: tcp://head:8786.")] = None,
     retries: Annotated[int, typer.Option(min=1, help="How often a cell whose process was killed is tried again.")] = 1,
-    json_: Annotated[bool, typer.Option("--json", help="Print the table as JSON instead.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compute the cells that are missing, and write one table; status 3 if a cell failed."""
     from empirics.sweep.grid import grid_path, read_grid
@@ -57,7 +59,7 @@ def run(
     if json_:
         print(table.to_json(orient="records"))
     else:
-        print_table(table, Console(width=None if sys.stdout.isatty() else 180, highlight=False))
+        print_table(table, terminal(180))
         print(f"\nThe sweep lies in {folder}; the table is {folder / path.stem}.parquet and .csv")
     if (table["state"] != "done").any():
         print(f"proteus-bounds: not all cells are done; {folder / 'cells'}/*/failure.txt say why", file=sys.stderr)
@@ -68,7 +70,7 @@ def run(
 def status(
     grid: Annotated[str, typer.Argument(metavar="GRID", help="The grid, or the folder of a sweep.")],
     out: _Out = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    json_: Json = False,
 ) -> None:
     """Tell how many cells are done, failed, running and missing, and which belong to no sweep any more, without computing any."""
     from empirics.sweep.grid import grid_path, read_grid
@@ -80,7 +82,7 @@ def status(
     if json_:
         print(json.dumps(status_json(found), allow_nan=False))
         return
-    print_status(found, cells_of_none(folder, found), Console(width=None if sys.stdout.isatty() else 180, highlight=False))
+    print_status(found, cells_of_none(folder, found), terminal(180))
 
 
 def _folder(path: Path) -> Path:
