@@ -19,7 +19,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
-from empirics.encoders.anatomy import placed
+from empirics.encoders.anatomy import placed, rounded
 from empirics.encoders.backbone import Backbone
 from empirics.files.record import read_json, read_tensors, write_json, write_tensors
 from theory.errors import InputError
@@ -79,12 +79,6 @@ def low_rank(base: nn.Linear, a: torch.Tensor, b: torch.Tensor, x: torch.Tensor)
     x = rounded(x)
     y = base(x)
     return torch.addmm(y.flatten(0, -2), (x @ a.T).flatten(0, -2), b).view(y.shape)
-
-
-def rounded(x: torch.Tensor) -> torch.Tensor:
-    """What enters several products, in the precision that autocast would give it in each of them anew."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 class LowRankLinear(nn.Module):

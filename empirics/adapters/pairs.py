@@ -1,7 +1,7 @@
 """Embeddings of chosen (document, adapter) pairs: sequences under different adapters travel through the layers in one batch.
 
-Against one adapter after the other this saves the prefix (computed once), the linear maps of the first adapted layer whose input no
-adapter has touched yet (computed once a document), and the cost of starting many small products (one large one each instead).
+Against one adapter after the other this saves the prefix (computed once), the maps and normalisations of the first adapted layer whose
+input no adapter has touched yet (computed once a document), and the cost of starting many small products (one large one each instead).
 Products with the low-rank factors are batched ones (`torch.baddbmm`), on a GPU as on the CPU; no kernel of our own, which would have to
 be measured on a GPU to be worth having.
 """
@@ -9,6 +9,7 @@ be measured on a GPU to be worth having.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,9 +17,8 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from empirics import processes
-from empirics.adapters.adapter import rounded
 from empirics.adapters.stack import AdapterStack, stack_adapters
-from empirics.encoders.anatomy import placed
+from empirics.encoders.anatomy import Rounded, placed, rounded
 from empirics.encoders.backbone import Advance, Backbone, check_embeddings, suffix
 from empirics.encoders.feeding import moved
 from empirics.encoders.prefix import PrefixSource, embed_batches
@@ -130,7 +130,7 @@ def _parts(counts: Iterable[int], size: int) -> Iterator[slice]:
 def _modules(
     backbone: Backbone, stack: AdapterStack, place: Int[np.ndarray, " p"], adapters: Int[np.ndarray, " p"]
 ) -> tuple[dict[str, nn.Module], Int[torch.Tensor, " p"]]:
-    """Modules in the place of projections that an adapter changes or whose frozen part is shared, and the document of each row.
+    """Modules in the place of those that an adapter changes or whose output is shared, and the document of each row.
 
     Parameters
     ----------
@@ -147,40 +147,72 @@ def _modules(
         groups = adapters
     # A row of each document stands for all of them.
     first = np.unique(place, return_index=True)[1]
-    repeat, once = (moved(torch.from_numpy(x), backbone.device) for x in (place, first))
-    spread = (once, repeat) if first.size < place.size else None
+    repeat = moved(torch.from_numpy(place), backbone.device)
+    spread = None
+    if first.size < place.size:
+        if np.array_equal(place, np.tile(np.arange(first.size), groups.size)):
+            spread = _Spread(slice(first.size), repeat, every=True)
+        else:
+            spread = _Spread(moved(torch.from_numpy(first), backbone.device), repeat, every=False)
     out: dict[str, nn.Module] = {}
     for name in dict.fromkeys([*stack.units, *stack.untouched]):
+        base = backbone.model.get_submodule(name)
         factors = stack.units[name].chosen(groups) if name in stack.units else None
         shared = spread if name in stack.untouched else None
-        if factors is not None or shared is not None:
-            out[name] = _Grouped(backbone.model.get_submodule(name), factors, shared)
+        if shared is not None and factors is None:
+            out[name] = _Shared(Rounded(base) if name in backbone.rounded else base, shared)
+        elif factors is not None:
+            out[name] = _Grouped(base, factors, shared)
     return out, repeat
 
 
-class _Grouped(nn.Module):
-    """A frozen linear map plus a low-rank update for each of several equal groups of rows: ``x_k W' + (x_k A_k') B_k``.
+@dataclass(frozen=True)
+class _Spread:
+    """Rows of pairs that are the same for all pairs of a document: which to keep of each document, and which of those each pair gets.
 
-    If the rows of one document are the same there, `spread` says which row of each document to apply the frozen map to, and which of the
-    results each row gets.
+    Attributes
+    ----------
+    once : slice, or (documents,) int tensor
+    repeat : (p,) int tensor
+    every : bool
+        Whether the pairs are every document under the first adapter, every document under the second, and so on.
     """
 
-    def __init__(
-        self, base: nn.Module, factors: tuple[torch.Tensor, torch.Tensor] | None, spread: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> None:
+    once: slice | Int[torch.Tensor, " documents"]
+    repeat: Int[torch.Tensor, " p"]
+    every: bool
+
+
+class _Shared(nn.Module):
+    """A module that is run once a document, where all its pairs are the same."""
+
+    def __init__(self, base: nn.Module, spread: _Spread) -> None:
+        super().__init__()
+        self.base, self.spread = base, spread
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base(x[self.spread.once]).index_select(0, self.spread.repeat)
+
+
+class _Grouped(nn.Module):
+    """A frozen linear map plus a low-rank update for each of several equal groups of rows: ``x_k W' + (x_k A_k') B_k``."""
+
+    def __init__(self, base: nn.Module, factors: tuple[torch.Tensor, torch.Tensor], spread: _Spread | None) -> None:
         super().__init__()
         self.base, self.factors, self.spread = base, factors, spread
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = rounded(x)
-        if self.spread is None:
-            y = self.base(x)
-        else:
-            once, repeat = self.spread
-            y = self.base(x.index_select(0, once)).index_select(0, repeat)
-        if self.factors is None:
-            return y
         a, b = self.factors
-        low = torch.bmm(x.reshape(a.shape[0], -1, x.shape[-1]), a)
-        # Out of place, because autocast knows it in no other way.
-        return torch.baddbmm(y.reshape(a.shape[0], -1, y.shape[-1]), low, b).view(*x.shape[:-1], -1)
+        groups, size, rank = a.shape
+        shape = x.shape[:-1]
+        if self.spread is not None and self.spread.every:
+            # What every adapter gets is one matrix: one product for all of them.
+            x = rounded(x[self.spread.once])
+            low = x.flatten(0, -2) @ a.transpose(1, 2).reshape(groups * rank, size).T
+            y = self.base(x).view(1, len(low), -1).expand(groups, -1, -1)
+            return torch.baddbmm(y, low.view(-1, groups, rank).transpose(0, 1), b).view(*shape, -1)
+        x = rounded(x)
+        y = self.base(x) if self.spread is None else self.base(x[self.spread.once]).index_select(0, self.spread.repeat)
+        low = torch.bmm(x.reshape(groups, -1, size), a)
+        # In place, which autocast does not see; all three have the precision of the products already.
+        return y.view(groups, -1, y.shape[-1]).baddbmm_(low, b).view(*shape, -1)

@@ -69,7 +69,8 @@ class AdapterStack:
     units : dict from projection name to StackedUnits
         All projections that some adapter changes.
     untouched : tuple of str
-        Linear maps of the first adapted layer whose input no adapter changes: the same for one document under all of them.
+        Linear maps and normalisations of the first adapted layer whose input no adapter changes: the same for one document under all of
+        them.
     """
 
     tasks: tuple[str, ...]
@@ -120,7 +121,7 @@ def _stacked(backbone: Backbone, adapters: Sequence[Adapter], name: str) -> Stac
 
 
 def _untouched(backbone: Backbone, names: Sequence[str]) -> list[str]:
-    """Linear maps of the first adapted layer whose input depends on no adapted map, found by disturbing every adapted map there.
+    """Maps and norms of the first adapted layer whose input depends on no adapted map, found by disturbing every adapted map there.
 
     Raises
     ------
@@ -133,14 +134,14 @@ def _untouched(backbone: Backbone, names: Sequence[str]) -> list[str]:
             problem = f"change {name}, which lies before the cached prefix ends; raise backbone.adapted_layers"
             raise InputError("adapters", problem)
     block = backbone.adapted[0]
-    linear = {n: m for n, m in block.named_modules() if isinstance(m, nn.Linear)}
+    asked = {n: m for n, m in block.named_modules() if isinstance(m, (nn.Linear, nn.LayerNorm))}
     states = torch.randn(1, backbone.tokens or 4, backbone.width, generator=torch.Generator().manual_seed(0)).to(backbone.device)
     disturbed = {n: _Disturbed(backbone.model.get_submodule(n)) for n in names if n.startswith(inside[0])}
     with backbone.precision():
-        plain = _inputs(block, linear, states)
+        plain = _inputs(block, asked, states)
         with placed(backbone.model, disturbed):
-            disturbed_inputs = _inputs(block, linear, states)
-    return [f"{inside[0]}{n}" for n in linear if n in plain and torch.equal(plain[n], disturbed_inputs[n])]
+            disturbed_inputs = _inputs(block, asked, states)
+    return [f"{inside[0]}{n}" for n in asked if n in plain and torch.equal(plain[n], disturbed_inputs[n])]
 
 
 class _Disturbed(nn.Module):
@@ -154,14 +155,14 @@ class _Disturbed(nn.Module):
         return y + torch.linspace(-2, 3, y[0].numel(), device=y.device).square().view(y.shape[1:])
 
 
-def _inputs(block: nn.Module, linear: Mapping[str, nn.Module], states: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What each linear map of a block receives."""
+def _inputs(block: nn.Module, asked: Mapping[str, nn.Module], states: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What each of some modules of a block receives."""
     seen: dict[str, torch.Tensor] = {}
 
     def note(name: str, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         seen[name] = args[0].clone()
 
-    hooks = [module.register_forward_pre_hook(functools.partial(note, name)) for name, module in linear.items()]
+    hooks = [module.register_forward_pre_hook(functools.partial(note, name)) for name, module in asked.items()]
     try:
         with torch.no_grad():
             run_block(block, states, None)

@@ -211,6 +211,58 @@ def _keeps_first(block: nn.Module, hidden: torch.Tensor, names: Sequence[str], w
     return got.dim() == 3 and bool((got[:, :1] - want).abs().max() <= 1e-10 * want.abs().max())
 
 
+def find_rounded(block: nn.Module, hidden: Float[torch.Tensor, "n t d"]) -> tuple[str, ...]:
+    """Paths of normalisations whose output enters linear maps, and nothing else.
+
+    Under autocast each of these maps rounds what it gets. Where nobody else reads it, it may be rounded once, as it is made, and no
+    bit changes: so it is found, by rounding what enters the maps of a block in single precision, and then the output of one
+    normalisation as well.
+
+    Parameters
+    ----------
+    block : torch.nn.Module
+    hidden : (n, t, d) tensor
+        What the block may receive.
+    """
+
+    def lowered(x: torch.Tensor) -> torch.Tensor:
+        return x.to(torch.bfloat16).to(x.dtype)
+
+    block = copy.deepcopy(block)
+    found = []
+    for module in block.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(lambda _, args: tuple(map(lowered, args)))
+    with torch.inference_mode():
+        want = run_block(block, hidden, None)
+        for name, module in block.named_modules():
+            if isinstance(module, nn.LayerNorm):
+                hook = module.register_forward_hook(lambda _, args, output: lowered(output))
+                if torch.equal(run_block(block, hidden, None), want):
+                    found.append(name)
+                hook.remove()
+    return tuple(found)
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """What enters several products, in the precision that autocast would give it in each of them anew."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+class Rounded(nn.Module):
+    """A module whose output is rounded to what products take, but where gradients are: of several products they add up in float32."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the module."""
+        y = self.base(x)
+        return y if torch.is_grad_enabled() else rounded(y)
+
+
 class FirstToken(nn.Module):
     """A module that is given the first token only."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,17 @@ from jaxtyping import Bool, Float, Int
 from torch import nn
 
 from empirics.config import BackboneConfig
-from empirics.encoders.anatomy import FirstToken, additive, examine, find_linear, find_narrow, placed, run_block
+from empirics.encoders.anatomy import (
+    FirstToken,
+    Rounded,
+    additive,
+    examine,
+    find_linear,
+    find_narrow,
+    find_rounded,
+    placed,
+    run_block,
+)
 from theory.errors import InputError
 
 _PROBE_TOKENS = 6
@@ -43,6 +53,9 @@ class Backbone:
         Dotted path of what follows the last block, such as the last normalisation of a vision transformer.
     narrow : tuple of str
         What of the last block is run on the first token only, because the pooling looks at no other; dotted paths.
+    rounded : tuple of str
+        Normalisations whose output enters products alone, and is rounded once for all of them; dotted paths, and none unless products
+        are in bfloat16.
     pooling : str
         "mean" over real tokens, "cls" (the first token) or "pooler" (the model's own, of the first token).
     width : int
@@ -62,6 +75,7 @@ class Backbone:
     layers: str
     final: str | None
     narrow: tuple[str, ...]
+    rounded: tuple[str, ...]
     pooling: Literal["mean", "cls", "pooler"]
     width: int
     tokens: int | None
@@ -100,8 +114,7 @@ class Backbone:
     @property
     def low_precision(self) -> bool:
         """Whether products are in bfloat16: by default on a GPU that has it, never on the CPU."""
-        auto = self.config.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return auto or self.config.precision == "bfloat16"
+        return _low_precision(self.config, self.device)
 
     def precision(self) -> AbstractContextManager[Any]:
         """Autocast to bfloat16 where products are to be so."""
@@ -120,6 +133,11 @@ class Backbone:
         else:
             pooled = token_mean(last, mask)
         return nn.functional.normalize(pooled.float(), dim=-1) if self.config.normalize else pooled.float()
+
+
+def _low_precision(config: BackboneConfig, device: torch.device) -> bool:
+    auto = config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return auto or config.precision == "bfloat16"
 
 
 def token_mean(x: Float[torch.Tensor, "n t c"], mask: Bool[torch.Tensor, "n t"] | None) -> Float[torch.Tensor, "n c"]:
@@ -161,10 +179,16 @@ def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneC
     if config.adapted_layers > len(blocks):
         raise InputError("backbone.adapted_layers", f"{config.adapted_layers} exceeds the encoder's {len(blocks)} layers")
     first = len(blocks) - config.adapted_layers
-    entering = states
-    with torch.inference_mode():
-        for block in blocks[:first]:
-            entering = run_block(block, entering, None)
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    hidden, rounded = states, []
+    for j, block in enumerate(blocks):
+        if j == first:
+            entering = hidden
+        if _low_precision(config, device):
+            rounded += [f"{anatomy.layers}.{j}.{name}" for name in find_rounded(block, hidden)]
+        with torch.inference_mode():
+            hidden = run_block(block, hidden, None)
     pooling = config.pooling or ("mean" if processor is None else getattr(model, "preferred_pooling", "cls"))
     pooled = output.last_hidden_state[:, 0]
     if pooling == "pooler":
@@ -176,8 +200,6 @@ def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneC
     if pooling != "mean":
         last = f"{anatomy.layers}.{len(blocks) - 1}"
         narrow = tuple(f"{last}.{name}" for name in find_narrow(blocks[-1], states))
-    on_gpu = config.device != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     if config.compile:
         _check_compiler(device)
     return Backbone(
@@ -190,6 +212,7 @@ def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneC
         anatomy.layers,
         anatomy.final,
         narrow,
+        tuple(rounded),
         pooling,
         int(entering.shape[-1]),
         None if processor is None else int(entering.shape[1]),
@@ -222,10 +245,18 @@ def lower(backbone: Backbone) -> None:
                 module.to(torch.bfloat16)
 
 
+@contextmanager
+def shortened(backbone: Backbone) -> Iterator[None]:
+    """Within, the model spares what nobody looks at: other tokens than the first after the last attention, roundings of one value."""
+    model = backbone.model
+    norms = {name: Rounded(model.get_submodule(name)) for name in backbone.rounded}
+    with placed(model, norms), placed(model, {name: FirstToken(model.get_submodule(name)) for name in backbone.narrow}):
+        yield
+
+
 def suffix(backbone: Backbone, hidden: Float[torch.Tensor, "n t w"], mask: Bool[torch.Tensor, "n t"] | None) -> Float[torch.Tensor, "n d"]:
     """The adapted layers and the pooling, on padded states; mask is True on real tokens, and none if nothing is padded."""
-    narrow = {name: FirstToken(backbone.model.get_submodule(name)) for name in backbone.narrow}
-    with backbone.precision(), placed(backbone.model, narrow):
+    with backbone.precision(), shortened(backbone):
         bias = additive(mask, hidden.dtype)
         for block in backbone.adapted:
             if backbone.config.compile:

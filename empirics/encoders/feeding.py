@@ -15,6 +15,8 @@ from empirics.encoders.backbone import pixels
 
 # Batches that are made ready at a time.
 _AHEAD = 2
+# Bytes of a copy that CUDA stages itself.
+_STAGED = 2**16
 # Beyond so many, Python holds threads up.
 _THREADS = 16
 Batch = TypeVar("Batch")
@@ -66,8 +68,11 @@ def ahead(fetch: Callable[[Batch], Tensors], batches: Iterable[Batch], device: t
 
 
 def moved(x: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """To the device, through pinned memory if that is a GPU, so that the copy does not hold up the host."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not x.is_cuda else x
+    """To the device; if that is a GPU, in such a way that the copy does not hold up the host."""
+    if device.type != "cuda" or x.is_cuda:
+        return x
+    # The driver takes small copies over at once, and memory to pin them may have to be asked for.
+    return (x.pin_memory() if x.nbytes > _STAGED else x).to(device, non_blocking=True)
 
 
 def prepared_images(processor: Any, images: Sequence[Any], device: torch.device, pool: Executor | None) -> Float[torch.Tensor, "n 3 h w"]:

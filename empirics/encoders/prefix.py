@@ -15,7 +15,7 @@ from torch import nn
 
 from empirics import processes
 from empirics.encoders.anatomy import first_argument
-from empirics.encoders.backbone import Advance, Backbone, batches, check_embeddings, lower, suffix
+from empirics.encoders.backbone import Advance, Backbone, batches, check_embeddings, lower, shortened, suffix
 from empirics.encoders.feeding import ahead, image_threads, moved, prepared_images
 
 Padded = tuple[Float[torch.Tensor, "b t w"], Bool[torch.Tensor, "b t"] | None]
@@ -118,7 +118,7 @@ class PrefixRecomputed:
         for model_input, mask in prepared(self.backbone, self.inputs, self.lengths, batches):
             # The model's own forward pass makes embeddings and masks; it stops where the adapters begin.
             entered: list[torch.Tensor] = []
-            with torch.no_grad(), self.backbone.precision(), _entering(self.backbone, entered, stop=True):
+            with torch.no_grad(), self.backbone.precision(), shortened(self.backbone), _entering(self.backbone, entered, stop=True):
                 try:
                     _forward(self.backbone, model_input, mask)
                 except _Stop:
@@ -218,7 +218,7 @@ def encode_prefix(backbone: Backbone, inputs: Sequence[Any], advance: Advance | 
     starts[order] = np.cumsum(lengths[order]) - lengths[order]
     states = _states_memory(backbone, int(lengths.sum()))
     own, pooled = processes.share(split), []
-    with processes.together(), torch.inference_mode(), backbone.precision():
+    with processes.together(), torch.inference_mode(), backbone.precision(), shortened(backbone):
         for batch, (model_input, mask) in zip(own, prepared(backbone, inputs, lengths, own), strict=True):
             entered: list[torch.Tensor] = []
             with _entering(backbone, entered):

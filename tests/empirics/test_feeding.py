@@ -21,7 +21,7 @@ from empirics.adapters.peft_folders import read_peft_folder
 from empirics.adapters.training import train_adapter
 from empirics.config import AdapterConfig, TrainingConfig
 from empirics.data.images import Image
-from empirics.encoders.anatomy import find_narrow
+from empirics.encoders.anatomy import find_narrow, find_rounded
 from empirics.encoders.feeding import ahead, prepared_images
 from empirics.encoders.prefix import embed, encode_prefix
 from theory import InputError
@@ -132,6 +132,7 @@ def test_only_the_first_token_is_computed_where_only_it_is_looked_at(kind, pooli
     backbone = tiny.backbone(kind=kind, pooling=pooling)
     whole, inputs = dataclasses.replace(backbone, narrow=()), tiny.documents(kind)[0]
     source = encode_prefix(backbone, inputs)
+    np.testing.assert_allclose(source.frozen, encode_prefix(whole, inputs).frozen, atol=1e-5)
     last = f"{backbone.layers}.2."
     assert backbone.narrow and all(name.startswith(last) for name in backbone.narrow)
     # The maps after the attention see one token, under adapters too; the attention's own see all.
@@ -175,6 +176,45 @@ def test_what_is_nearly_without_effect_is_not_narrow():
         block.layer_scale1.lambda1.zero_()
     assert find_narrow(block, states)[0] == "norm1"
     assert tiny.backbone(kind="vit", pooling="mean").narrow == ()
+
+
+@pytest.mark.parametrize("kind", tiny.MODELS)
+def test_what_only_products_read_is_rounded_once_and_no_bit_changes(kind):
+    low, inputs = tiny.backbone(kind=kind, precision="bfloat16"), tiny.documents(kind)[0]
+    # After the sum, as in BERT, a normalisation is read by the next sum as well.
+    before = [name for name in ("layernorm_before", "layernorm_after", "norm1", "norm2") if name in dict(low.blocks[0].named_children())]
+    assert sorted(low.rounded) == sorted(f"{low.layers}.{j}.{name}" for j in range(3) for name in before)
+    assert bool(before) == (low.modality == "image") and tiny.backbone(kind=kind).rounded == ()
+    each = dataclasses.replace(low, rounded=())
+    pool = [adapter(low, f"t{k}", ("query", "value"), 2, k) for k in range(3)]
+    results, index = [], np.arange(40)
+    for b in (low, each):
+        source = encode_prefix(b, inputs)
+        training = TrainingConfig(epochs=1, batch_size=16)
+        log = train_adapter(b, source, index, index % 2, "t", (), AdapterConfig(rank=2), training, np.random.default_rng(0))[1]
+        results.append((source.frozen, embed_all(b, source, index, pool), np.array(log.losses)))
+    for got, want in zip(*results, strict=True):
+        assert np.array_equal(got, want)
+
+
+class Block(torch.nn.Module):
+    """Two normalisations, of which a sum reads the second, if it has a gain."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.map = torch.nn.LayerNorm(32), torch.nn.LayerNorm(32), torch.nn.Linear(32, 32)
+        self.gain = gain
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        hidden = hidden + self.map(self.norm1(hidden))
+        x = self.norm2(hidden)
+        return hidden + self.map(x) + self.gain * x
+
+
+def test_what_a_sum_reads_as_well_is_not_rounded():
+    states = torch.randn(2, 17, 32, generator=torch.Generator().manual_seed(0))
+    assert find_rounded(Block(0.0), states) == ("norm1", "norm2")
+    assert find_rounded(Block(0.01), states) == ("norm1",)
 
 
 @pytest.mark.filterwarnings("ignore")

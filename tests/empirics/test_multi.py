@@ -90,11 +90,13 @@ def test_only_what_no_adapter_touches_is_computed_once(setting):
     prefix = f"{backbone.layers}.{backbone.first}."
     found = stack_adapters(backbone, pool).untouched
     projections = [name for name in backbone.projections(("query", "key", "value")) if name.startswith(prefix)]
-    assert sorted(found) == sorted(projections)
+    # Where a normalisation comes before the attention, it as well.
+    norms = [f"{prefix}{n}" for n in ("layernorm_before", "norm1") if n in dict(backbone.adapted[0].named_modules())]
+    assert sorted(found) == sorted(projections + norms)
     # An adapter of a later layer alone leaves the whole first one untouched.
     later = dataclasses.replace(pool[0], folded={n: u for n, u in pool[0].folded.items() if not n.startswith(prefix)})
-    linear = [n for n, m in backbone.adapted[0].named_modules() if isinstance(m, torch.nn.Linear)]
-    assert len(stack_adapters(backbone, [later]).untouched) == len(linear)
+    shared = [n for n, m in backbone.adapted[0].named_modules() if isinstance(m, (torch.nn.Linear, torch.nn.LayerNorm))]
+    assert len(stack_adapters(backbone, [later]).untouched) == len(shared)
 
 
 def test_a_prefix_computed_anew_serves_as_well():
