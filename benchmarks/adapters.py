@@ -7,6 +7,7 @@ the inputs, because it keeps no prefix; both start from inputs that lie prepared
 
     python benchmarks/adapters.py                 # the packaged text encoder
     python benchmarks/adapters.py --bert --vit --adapted-layers 3 12 --compile    # random weights, all of it; meant for a GPU
+    python benchmarks/adapters.py --vit --count --documents 8 --batch 80 --precision bfloat16    # the work a GPU is given, on any machine
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from unittest import mock
 import numpy as np
 import torch
 from encoders import Ready, Work, bert, compare, forward, in_peft, minilm, random_adapter, ready_batches, vit, wait
+from tally import tally
 from threadpoolctl import threadpool_limits
 
 from empirics.adapters.adapter import Adapter, active
@@ -43,6 +45,8 @@ def main() -> None:
     parser.add_argument("--adapted-layers", type=int, nargs="+", default=[3], help="as many of the encoder as it has")
     parser.add_argument("--compile", action="store_true", help="ours with backbone.compile too; PEFT as it is")
     parser.add_argument("--only-compiled", action="store_true")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of products")
+    parser.add_argument("--count", action="store_true", help="no times: kernels, bytes and operations of the embedding passes")
     parser.add_argument("--adapters", type=int, default=10)
     parser.add_argument("--documents", type=int, default=128)
     parser.add_argument("--batch", type=int, help="documents embedded at once")
@@ -69,7 +73,7 @@ def main() -> None:
 
 
 def _measure(kind: str, layers: int, compiled: bool, options: argparse.Namespace) -> dict[str, Any]:
-    settings: dict[str, Any] = {"adapted_layers": layers, "compile": compiled}
+    settings: dict[str, Any] = {"adapted_layers": layers, "compile": compiled, "precision": options.precision}
     if options.batch:
         settings["batch_size"] = options.batch
     backbone, inputs = {"minilm": minilm, "bert": bert, "vit": vit}[kind](settings, options.documents)
@@ -86,6 +90,8 @@ def _measure(kind: str, layers: int, compiled: bool, options: argparse.Namespace
     wait(backbone)
     record["preparation_seconds"] = time.perf_counter() - start
     works = _embedding(backbone, wrapped, inputs, pool, ready)
+    if options.count:
+        return record | {"work": _counted(works)}
     if compiled:
         # It would double the time that compiling takes.
         del works["ours, one after the other"]
@@ -138,6 +144,16 @@ def _embedding(backbone: Backbone, wrapped: Any, inputs: list[Any], pool: list[A
         "ours, one after the other": in_turn,
         "PEFT, switching": lambda: _switching(backbone, wrapped, pool, ready, len(inputs)),
     }
+
+
+def _counted(works: dict[str, Work]) -> dict[str, Any]:
+    """What each work asks of the device, and the ratios to the first."""
+    counted = {name: dataclasses.asdict(tally(work)) for name, work in works.items()}
+    first = next(iter(counted.values()))
+    for name, own in counted.items():
+        ratios = ", ".join(f"{own[key] / first[key]:.2f} x the {key}" for key in first)
+        print(f"{name}: {own['kernels']} kernels, {own['bytes'] / 1e9:.2f} GB, {own['flops'] / 1e12:.3f} TFLOP; {ratios} of ours")
+    return counted
 
 
 def _switching(backbone: Backbone, wrapped: Any, pool: list[Adapter], ready: Ready, count: int) -> np.ndarray:
