@@ -1,0 +1,97 @@
+"""The checks of a certificate, one after the other.
+
+The folder keeps scores and signatures, and no embedding: what follows from embeddings takes samples and adapters, which lie elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from empirics.audit import record
+from empirics.audit.certificates import bounds, facts, measured
+from empirics.audit.certificates.cascade import check_cascade
+from empirics.audit.certificates.opened import CertificateFiles
+from empirics.audit.result import Check, guarded, less
+from theory.errors import InputError
+
+if TYPE_CHECKING:
+    from empirics.audit.certificates.data import Dealt, Embedded
+
+
+def certificate_checks(
+    folder: Path,
+    *,
+    samples: Path | None,
+    thorough: bool,
+    repeat: bool,
+    cascade: Path | None,
+    advance: Callable[[str], None] | None,
+) -> tuple[Check, ...]:
+    """All of them; the arguments are those of `empirics.audit.audit`.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no finished certificate of this version's schema.
+    """
+    from empirics.files.record import MARKER
+    from empirics.routing.certificate import read_certificate
+
+    read_certificate(folder / "certificate.json")
+    if (folder / MARKER).exists():
+        raise InputError(str(folder), "holds a certificate that is not finished")
+    files = CertificateFiles(folder)
+    plain: list[tuple[str, Callable[[], Check]]] = [
+        ("files", lambda: record.check_files(folder)),
+        ("certificate", lambda: facts.check_certificate(files)),
+        ("statement", lambda: facts.check_statement(files)),
+        ("parts", lambda: facts.check_parts(files)),
+        ("signatures", lambda: facts.check_signatures(files)),
+        ("scores", lambda: measured.check_scores(files, cascade is not None)),
+        ("errors", lambda: measured.check_errors(files)),
+        ("limits", lambda: measured.check_limits(files)),
+        ("sets", lambda: measured.check_sets(files)),
+        ("bounds", lambda: bounds.check_bounds(files)),
+    ]
+    if cascade is not None:
+        plain.append(("cascade", lambda: check_cascade(files, cascade)))
+    checks = [guarded(name, check, advance) for name, check in plain]
+    settled = []
+    if samples is not None:
+        checks += _with_samples(files, samples, thorough, advance)
+        settled += ["--data", *(["--thorough"] if thorough else [])]
+    if samples is not None and repeat:
+        from empirics.audit.certificates.repeated import check_repeated
+        from empirics.audit.repeated import settling
+
+        checks.append(guarded("repeated", settling(lambda: check_repeated(files, samples, quiet=advance is None), settled), advance))
+    return tuple(less(check, settled) for check in checks)
+
+
+def _with_samples(files: CertificateFiles, samples: Path, thorough: bool, advance: Callable[[str], None] | None) -> list[Check]:
+    # torch takes seconds to import.
+    from empirics.audit.certificates import data, refitted
+
+    dealt: list[Dealt] = []
+    anew: list[Embedded] = []
+
+    def dealing() -> Check:
+        check, found = data.check_dealing(files, samples)
+        dealt.append(found)
+        return check
+
+    def embedding() -> Check:
+        check, found = data.check_embeddings(files, dealt[0], thorough)
+        anew.append(found)
+        return check
+
+    checks = [guarded("samples", dealing, advance)]
+    # Scores are by the rows of samples: of other samples they tell nothing.
+    if dealt and checks[0].passed:
+        checks.append(guarded("embeddings", embedding, advance))
+    if anew and thorough:
+        for name, check in (("projections", refitted.check_projections), ("fit", refitted.check_fit), ("laws", refitted.check_laws)):
+            checks.append(guarded(name, lambda check=check: check(files, anew[0]), advance))
+    return checks

@@ -1,0 +1,128 @@
+"""Everything that certify fitted, fitted to samples embedded anew: projections, signatures, query laws, and bounds under these.
+
+Embeddings are those of other batches, so that numbers agree to the rounding of single precision, and to what that grows to in an estimate.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import logsumexp
+
+from empirics.audit.certificates.bounds import MEANS, RARE
+from empirics.audit.certificates.data import Embedded
+from empirics.audit.certificates.opened import CertificateFiles
+from empirics.audit.data import TOLERANCE
+from empirics.audit.draws import draw, own_distances
+from empirics.audit.forms import QueryLaw, pairs, read_scores
+from empirics.audit.intervals import interval
+from empirics.audit.laws import ledoit_wolf, refit
+from empirics.audit.rare import draw_rare
+from empirics.audit.result import Check, Tally
+from empirics.audit.rungs import Recomputed, units
+from empirics.audit.units import law_tests
+from empirics.seeding import generator
+
+# Deviation of logarithms of bounds, and of simulated rates and tests, by embeddings of other batches.
+_RUNGS, _DRAWN = 1e-2, 1e-2
+
+
+def check_projections(files: CertificateFiles, anew: Embedded) -> Check:
+    """Means and principal axes of the samples of the signatures.
+
+    Axes of nearly equal variances may be turned by rounding. So they are not compared one by one: coordinates have to be uncorrelated, in
+    order, and of as much variance as any.
+    """
+    tally = Tally("projections", "principal components of the samples of the signatures, in every space", "recomputed", 10 * TOLERANCE)
+    own = anew.dealt.of("signature")
+    for rule in files.rules:
+        spaces = anew.spaces[:, :1] if rule == "frozen" else anew.spaces[:, 1:]
+        for s, (mean, axes) in enumerate(files.projections(rule)):
+            where, x = f"signatures/{rule}.safetensors: projection of space {s}", spaces[own, s]
+            spread = x.std()
+            tally.near(f"{where}, mean", mean / spread, x.mean(axis=0) / spread)
+            if len(axes) == x.shape[1]:
+                tally.same(f"{where}, axes", axes, np.eye(len(axes)))
+                continue
+            covariance = np.cov(x, rowvar=False)
+            values = np.linalg.eigvalsh(covariance)[::-1][: len(axes)]
+            found = axes @ covariance @ axes.T
+            tally.near(f"{where}, variances and correlations of coordinates", found / values[0], np.diag(values) / values[0])
+            tally.true(f"{where}, signs", axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)] > 0, "is turned round")
+    return tally.check()
+
+
+def check_fit(files: CertificateFiles, anew: Embedded) -> Check:
+    """Means and covariances of the components, and of the background, where the estimator is the shrunk or the plain one."""
+    tally = Tally("fit", "means and covariances of signatures and background", "recomputed", 10 * TOLERANCE)
+    settings, dealt = files.settings["signature"], anew.dealt
+    if not files.by_class or settings["covariance"] not in ("ledoit-wolf", "full") or settings["pool"]:
+        tally.skip("the fit of signatures: only shrunk or full covariances of classes that are not pooled are fitted anew")
+        return tally.check()
+    estimate = ledoit_wolf if settings["covariance"] == "ledoit-wolf" else (lambda z: np.cov(z, rowvar=False))
+    own = dealt.of("signature")
+    for rule in files.rules:
+        z, tensors, where = anew.projected(files, rule), files.tensors(rule), f"signatures/{rule}.safetensors"
+        fits = [("", int(dealt.task[dealt.cluster == t][0]), own[dealt.cluster[own] == t], int(t)) for t in np.unique(dealt.cluster)]
+        if rule == "ratio":
+            fits += [("background_", k, own, k) for k in range(len(files.names))]
+        for prefix, k, rows, entry in fits:
+            x = z[rows, k if z.shape[1] > 1 else 0]
+            expected = np.atleast_2d(estimate(x))
+            spread = math.sqrt(np.trace(expected) / len(expected))
+            for field, value, unit in (("means", x.mean(axis=0), spread), ("covariances", expected, spread**2)):
+                tally.near(f"{where}: {prefix}{field}, entry {entry}", tensors[prefix + field][entry] / unit, value / unit)
+    return tally.check()
+
+
+def check_laws(files: CertificateFiles, anew: Embedded) -> Check:
+    """Every rung and every test of the query law, which is fitted to the samples of the certificate."""
+    tally = Tally(
+        "query laws",
+        "the query law fitted anew to the samples of the certificate; rungs, simulated errors and tests of the law under it",
+        "reproduced",
+        _RUNGS,
+    )
+    if files.settings["query_law"]["covariance"] == "auto":
+        tally.skip("query laws of covariance auto, whose choice no file tells, with rungs and tests under them: --repeat")
+        return tally.check()
+    for rule in files.rules:
+        if files.rules[rule]["overall"]["law"] is not None:
+            _law(tally, files, anew, rule)
+    return tally.check()
+
+
+def _law(tally: Tally, files: CertificateFiles, anew: Embedded, rule: str) -> None:
+    dealt, settings, z = anew.dealt, files.settings, anew.projected(files, rule)
+    held, test = dealt.of("certificate"), dealt.of("measurement")
+    shares = np.bincount(dealt.cluster[test], minlength=dealt.cluster.max() + 1) / test.size
+    rng = generator(settings["seed"], "query law", rule)
+    t = refit(z[held], dealt.task[held], dealt.cluster[held], shares, settings["query_law"], None, rng)
+    law = QueryLaw("mixture", t["means"], t["covariances"], t["task"], t["cluster"], t["weights"])
+    scores = read_scores(files.tensors(rule), "max")
+    it = Recomputed(scores, law, pairs(scores, law))
+    rng = generator(settings["seed"], "simulation", rule)
+    rare = logsumexp(np.minimum(it.by_component["L3"][0], 0.0), b=law.weights) < RARE
+    drawn = draw_rare(scores, law, it.pairs, settings["simulations"], rng) if rare else draw(scores, law, settings["simulations"], rng)
+    distances = own_distances(scores, law, files.by_class, rng)
+    measured = {}
+    for c in np.unique(dealt.cluster[test]):
+        rows = test[dealt.cluster[test] == c]
+        measured[int(c)] = scores.own_distances(z[rows], int(dealt.task[rows[0]]), int(c) if files.by_class else None)
+    members = units(law)
+    for k, unit in files.units(rule):
+        where, mask = f"certificate.json: {rule}, {unit['name']}", members["overall" if k is None else "task", k]
+        for rung in MEANS:
+            expected = it.batches(mask, 1) if rung == "L4" else it.average(rung, mask)
+            tally.near(f"{where}, {rung}: log_value", unit["rungs"][rung]["log_value"], expected.log_value)
+        if rare:
+            _, _, high, _ = drawn.limits(mask, law.weights, files.each)
+        else:
+            errors, n = drawn.count(mask)
+            high = math.log(interval(errors, n, files.each)[1])
+        tally.near(f"{where}, L6: log_value", unit["rungs"]["L6"]["log_value"], high, 10 * _RUNGS)
+        mine = {c: x for c, x in measured.items() if k is None or dealt.task[dealt.cluster == c][0] == k}
+        for field, value in law_tests(mine, distances, files.tensors(rule)["means"].shape[1]).items():
+            told = unit["law"][field]
+            tally.near(f"{where}, law.{field}", math.nan if told is None else told, value, _DRAWN)
