@@ -121,8 +121,8 @@ def audit(
     from empirics.audit.show import print_audit
     from empirics.runs.machine import PhaseClock
 
-    options = {"with_data": data, "thorough": thorough, "repeat": repeat, "samples": samples, "cascade": cascade}
-    found = audited(folder, **options, advance=None if quiet else PhaseClock().say)
+    say = None if quiet else PhaseClock().say
+    found = audited(folder, with_data=data, thorough=thorough, repeat=repeat, samples=samples, cascade=cascade, advance=say)
     if json_:
         print(json.dumps(found.to_dict(), allow_nan=False))
     else:

@@ -80,12 +80,12 @@ def test_an_alteration_is_found_though_the_manifest_fits_it(alteration, sound, t
     """By the option that it takes: of some no other file tells, and without it these are found by the manifest alone."""
     folder = tmp_path / "run"
     shutil.copytree(REAL or sound, folder)
-    assert not check_files(RunFiles(folder)).findings
+    assert not check_files(folder).findings
     before = (folder / "manifest.json").read_bytes()
     alteration.apply(folder)
     # Whoever makes the report again makes the manifest again: this is that of the sound run.
     (folder / "manifest.json").write_bytes(before)
-    assert check_files(RunFiles(folder)).findings
+    assert check_files(folder).findings
     _make_good(folder, page=alteration.name != "page")
     found = audit(folder)
     assert found.checks[0].passed

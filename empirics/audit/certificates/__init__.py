@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 from empirics.audit import record
 from empirics.audit.certificates import bounds, facts, measured
 from empirics.audit.certificates.cascade import check_cascade
-from empirics.audit.certificates.opened import CertificateFiles
+from empirics.audit.certificates.opened import SAMPLES, CertificateFiles
 from empirics.audit.result import Check, guarded, less
+from empirics.files.record import read_json
 from theory.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from empirics.audit.certificates.data import Dealt, Embedded
 
 
@@ -43,6 +46,11 @@ def certificate_checks(
     if (folder / MARKER).exists():
         raise InputError(str(folder), "holds a certificate that is not finished")
     files = CertificateFiles(folder)
+    if not any(":score:" in column for column in files.samples):
+        raise InputError(str(folder / SAMPLES), "holds no scores, as in certificates of earlier versions; certify again")
+    # What an option names is read before all work: whoever misspells it has found nothing.
+    table = None if samples is None else _opened(files, samples)
+    told = None if cascade is None else read_json(cascade)
     plain: list[tuple[str, Callable[[], Check]]] = [
         ("files", lambda: record.check_files(folder)),
         ("certificate", lambda: facts.check_certificate(files)),
@@ -56,21 +64,34 @@ def certificate_checks(
         ("bounds", lambda: bounds.check_bounds(files)),
     ]
     if cascade is not None:
-        plain.append(("cascade", lambda: check_cascade(files, cascade)))
+        plain.append(("cascade", lambda: check_cascade(files, told, str(cascade))))
     checks = [guarded(name, check, advance) for name, check in plain]
     settled = []
-    if samples is not None:
-        checks += _with_samples(files, samples, thorough, advance)
+    if table is not None:
+        checks += _with_samples(files, table, thorough, advance)
         settled += ["--data", *(["--thorough"] if thorough else [])]
-    if samples is not None and repeat:
+    if table is not None and repeat:
         from empirics.audit.certificates.repeated import check_repeated
         from empirics.audit.repeated import settling
 
-        checks.append(guarded("repeated", settling(lambda: check_repeated(files, samples, quiet=advance is None), settled), advance))
+        checks.append(guarded("repeated", settling(lambda: check_repeated(files, table, quiet=advance is None), settled), advance))
     return tuple(less(check, settled) for check in checks)
 
 
-def _with_samples(files: CertificateFiles, samples: Path, thorough: bool, advance: Callable[[str], None] | None) -> list[Check]:
+def _opened(files: CertificateFiles, samples: Path) -> pd.DataFrame:
+    """The table of samples, if the adapters are there, too."""
+    from empirics.data.samples import read_samples
+
+    for task in files.about["tasks"]:
+        if not Path(task["folder"]).is_dir():
+            raise InputError(
+                task["folder"],
+                f"is no folder, and the adapter of {task['name']} lay there; put it back, or call from where certify was called",
+            )
+    return read_samples(samples)
+
+
+def _with_samples(files: CertificateFiles, table: pd.DataFrame, thorough: bool, advance: Callable[[str], None] | None) -> list[Check]:
     # torch takes seconds to import.
     from empirics.audit.certificates import data, refitted
 
@@ -78,7 +99,7 @@ def _with_samples(files: CertificateFiles, samples: Path, thorough: bool, advanc
     anew: list[Embedded] = []
 
     def dealing() -> Check:
-        check, found = data.check_dealing(files, samples)
+        check, found = data.check_dealing(files, table)
         dealt.append(found)
         return check
 

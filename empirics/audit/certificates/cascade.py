@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from empirics.audit.certificates.opened import CertificateFiles
 from empirics.audit.intervals import log_binomial, upper_limit
 from empirics.audit.result import Check, Tally
 from empirics.audit.units import check_flags, check_interval
-from empirics.files.record import read_json
 
 # The least parameters, which keep the first task of the screen.
 _LEAST = {"threshold": 0.0, "best": 1.0, "adaptive": -math.inf, "absolute": -math.inf}
@@ -23,7 +21,7 @@ _LEAST = {"threshold": 0.0, "best": 1.0, "adaptive": -math.inf, "absolute": -mat
 _ROUNDING = 1e-9
 
 
-def check_cascade(files: CertificateFiles, path: Path) -> Check:
+def check_cascade(files: CertificateFiles, told: Mapping[str, Any], where: str) -> Check:
     """The printed cascade, from the scores of the folder's samples."""
     tally = Tally(
         "cascade",
@@ -31,7 +29,6 @@ def check_cascade(files: CertificateFiles, path: Path) -> Check:
         "recomputed",
         TOLERANCE,
     )
-    told, where = read_json(path), str(path)
     kind, rule, confidence = told["kind"], told["rule"], told["loss"]["confidence"]
     tally.true(f"{where}: kind", kind in _LEAST, f"is {kind!r}, which is no way to choose candidates")
     tally.true(f"{where}: rule", rule in ("ratio", "paper") and rule in files.rules, f"is {rule!r}, which the folder has no cascade for")

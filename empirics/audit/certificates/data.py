@@ -59,14 +59,12 @@ class Dealt:
         return np.flatnonzero(self.part == part)
 
 
-def check_dealing(files: CertificateFiles, path: Path) -> tuple[Check, Dealt]:
+def check_dealing(files: CertificateFiles, samples: pd.DataFrame) -> tuple[Check, Dealt]:
     """Deal the samples anew and hold the folder against it; returns them, too."""
-    from empirics.data.samples import read_samples
-
     tally = Tally(
         "samples", "rows, tasks and parts against the table of samples, dealt anew from the seed; repeats and classes", "reproduced"
     )
-    dealt = _deal(read_samples(path), files)
+    dealt = _deal(samples, files)
     table = files.samples
     names = np.array(files.names)
     for column, expected in (("row", dealt.row), ("task", names[dealt.task]), ("part", dealt.part)):
@@ -139,11 +137,14 @@ class Embedded:
         Which of them.
     spaces : (r, 1 + m, D) array
         In the frozen space and under every adapter.
+    tolerance : float
+        Deviation of embeddings in other batches, relative to their spread.
     """
 
     dealt: Dealt
     rows: Int[np.ndarray, " r"]
     spaces: Float[np.ndarray, "r S D"]
+    tolerance: float
 
     def projected(self, files: CertificateFiles, rule: str) -> Float[np.ndarray, "r S d"]:
         """By the projections on file, in the spaces that a rule looks at."""
@@ -157,23 +158,24 @@ def check_embeddings(files: CertificateFiles, dealt: Dealt, thorough: bool) -> t
 
     config = CertifyConfig.model_validate(files.settings)
     backbone = load_backbone(config.backbone.model_copy(update={"adapted_layers": 1, "batch_size": BATCH}))
+    tolerance = COARSE if backbone.device.type != "cpu" or config.backbone.precision == "bfloat16" else TOLERANCE
     tally = Tally(
         "embeddings",
         "samples embedded anew under the adapters, in other batches; scores and retrieved tasks by signatures and projections on file",
         "reproduced",
-        COARSE if backbone.device.type != "cpu" or config.backbone.precision == "bfloat16" else TOLERANCE,
+        tolerance,
     )
     read = [read_peft_folder(Path(task["folder"]), backbone, task["name"]) for task in files.about["tasks"]]
     _adapters(tally, files, read)
+    adapters = [item.adapter for item in read]
     rows = np.arange(len(dealt.row)) if thorough else _chosen(files)
-    found = Embedded(
-        dealt, rows, _embedded(for_adapters(backbone, [x.adapter for x in read]), [x.adapter for x in read], dealt, rows, config.seed)
-    )
+    x = _embedded(for_adapters(backbone, adapters), adapters, dealt, rows, config.seed)
+    found = Embedded(dealt, rows, x, tolerance)
     for rule in files.rules:
         scores = read_scores(files.tensors(rule), "max").tasks(found.projected(files, rule))
         alike(tally, f"{SAMPLES}, {rule}:score", files.scores(rule)[rows], scores, rows)
         # Where two tasks score alike to what other batches move, either may be retrieved.
-        clear = np.partition(scores, 1, axis=1)[:, 1] - scores.min(axis=1) > 2 * tally.tolerance * scores.std()
+        clear = np.partition(scores, 1, axis=1)[:, 1] - scores.min(axis=1) > 2 * tolerance * scores.std()
         tally.true(
             lambda j, r=rule: f"{SAMPLES}, row {rows[j]}, {r}:retrieved",
             (files.retrieved(rule)[rows] == scores.argmin(axis=1)) | ~clear,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+
 from empirics.audit.certificates.opened import CertificateFiles
 from empirics.audit.repeated import made_again
 from empirics.audit.result import Check, Tally
 from empirics.config import CertifyConfig
 
 
-def check_repeated(files: CertificateFiles, samples: Path, *, quiet: bool) -> tuple[Check, bool]:
+def check_repeated(files: CertificateFiles, samples: pd.DataFrame, *, quiet: bool) -> tuple[Check, bool]:
     """Certify again in a temporary folder; returns the check, and whether it settles what it looked at."""
-    from empirics.data.samples import read_samples
     from empirics.encoders.loading import load_backbone
     from empirics.routing.certify import certify
     from empirics.runs.origin import computing_environment, origin_differences
@@ -27,6 +28,6 @@ def check_repeated(files: CertificateFiles, samples: Path, *, quiet: bool) -> tu
         files.folder,
         "certificate.json",
         origin_differences({"environment": there}, {"environment": here}),
-        lambda made: certify(folders, read_samples(samples), config, source=str(samples), backbone=backbone, out=made, quiet=quiet),
+        lambda made: certify(folders, samples, config, backbone=backbone, out=made, quiet=quiet),
         unnoted="" if "threads" in there else "the number of threads, which certificates of earlier versions do not note",
     )
