@@ -32,6 +32,7 @@ from empirics.cli import app
 from empirics.config import load_config
 from empirics.files.manifest import write_manifest
 from empirics.page.write import write_run_page
+from empirics.runs import embedding
 from empirics.runs.pipeline import run
 from theory import QuadraticLaw
 from theory.errors import InputError
@@ -154,9 +155,13 @@ def trained(tmp_path_factory):
     return home / "run", home
 
 
-def test_a_run_made_again_settles_all_but_its_times(trained):
+def test_a_run_made_again_settles_all_but_its_times(trained, monkeypatch):
+    opened = []
+    monkeypatch.setattr(embedding, "open_stream", lambda config, do=embedding.open_stream: opened.append(config) or do(config))
     found = audit(trained[0], thorough=True, repeat=True)
     assert found.passed, found.findings[:5]
+    # The same data tell where they come from, and make the run.
+    assert len(opened) == 1
     assert {check.how for check in found.checks} == {"recomputed", "reproduced", "compared", "printed again", "repeated"}
     assert [what for check in found.checks for what in check.not_checked] == [
         "seconds, memory, versions and machine in run.json: nothing on file says them twice"
