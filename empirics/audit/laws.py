@@ -114,7 +114,7 @@ def refit(
             if settings["covariance"] == "diagonal" or len(members) < 3:
                 mean, covariance = soft[0][c], np.diag(soft[1][c])
             else:
-                mean, covariance = members.mean(axis=0), _estimate(members, settings) + _FLOOR * np.eye(unit.size)
+                mean, covariance = members.mean(axis=0), estimate(members, settings) + _FLOOR * np.eye(unit.size)
             out["means"].append((mean * unit).reshape(S, d))
             out["covariances"].append(covariance * np.outer(unit, unit))
             out["task"].append(int(task[cluster == t][0]))
@@ -124,9 +124,17 @@ def refit(
     return {key: np.array(value) for key, value in out.items()} | {"weights": weights / weights.sum()}
 
 
-def _estimate(x: Float[np.ndarray, "n D"], settings: Mapping[str, Any]) -> Float[np.ndarray, "D D"]:
+def estimate(x: Float[np.ndarray, "n D"], settings: Mapping[str, Any]) -> Float[np.ndarray, "D D"]:
+    """Covariance of one component, by the estimator that settings name."""
+    kind = settings["covariance"]
+    if kind == "diagonal":
+        return np.diag(x.var(axis=0, ddof=1))
+    if kind == "full":
+        return np.atleast_2d(np.cov(x, rowvar=False))
+    if kind == "oas":
+        return _oracle(x)
     shrunk = ledoit_wolf(x)
-    if settings["covariance"] != "low-rank":
+    if kind == "ledoit-wolf":
         return shrunk
     # Leading eigenvectors with what their variances exceed the mean of the others by, and the variances of the estimate itself.
     values, vectors = np.linalg.eigh(shrunk)
@@ -149,3 +157,15 @@ def ledoit_wolf(x: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "p p"]:
     b2 = min(d2, (((y**2).sum(axis=1) ** 2).sum() / n - (S**2).sum()) / (n * p))
     rho = b2 / d2 if d2 > 0 else 0.0
     return (1 - rho) * S + rho * target
+
+
+def _oracle(x: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "p p"]:
+    """Shrunk covariance, by the oracle-approximating amount of Chen, Wiesel, Eldar and Hero (2010), less its terms in ``2 / p``."""
+    n, p = x.shape
+    S = np.cov(x, rowvar=False, ddof=0).reshape(p, p)
+    m = np.trace(S) / p
+    # Mean squares of the entries, of which a multiple of the identity has the least.
+    square = (S**2).mean()
+    apart = (n + 1) * (square - m**2 / p)
+    rho = min(1.0, (square + m**2) / apart) if apart > 0 else 1.0
+    return (1 - rho) * S + rho * m * np.eye(p)

@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
 from empirics.audit.certificates.bounds import MEANS, RARE
 from empirics.audit.certificates.data import Embedded
 from empirics.audit.certificates.opened import CertificateFiles
 from empirics.audit.draws import draw, own_distances
-from empirics.audit.forms import QueryLaw, pairs, read_scores
+from empirics.audit.forms import QueryLaw, covariances, pairs, read_scores
 from empirics.audit.intervals import interval
-from empirics.audit.laws import ledoit_wolf, refit
+from empirics.audit.laws import estimate, refit
 from empirics.audit.rare import Rare, draw_rare
 from empirics.audit.result import Check, Tally
 from empirics.audit.rungs import Recomputed, units
@@ -60,26 +60,46 @@ def check_projections(files: CertificateFiles, anew: Embedded) -> Check:
 
 
 def check_fit(files: CertificateFiles, anew: Embedded) -> Check:
-    """Means and covariances of the components, and of the background, where the estimator is the shrunk or the plain one."""
+    """Means and covariances of the components, and of the background."""
     tally = Tally("fit", "means and covariances of signatures and background", "recomputed", 10 * anew.tolerance)
     settings, dealt = files.settings["signature"], anew.dealt
-    if not files.by_class or settings["covariance"] not in ("ledoit-wolf", "full") or settings["pool"]:
-        tally.skip("the fit of signatures: only shrunk or full covariances of classes that are not pooled are fitted anew")
-        return tally.check()
-    estimate = ledoit_wolf if settings["covariance"] == "ledoit-wolf" else (lambda z: np.cov(z, rowvar=False))
     own = dealt.of("signature")
+    if settings["clusters"] not in ("class", "task"):
+        tally.skip(f"components of signatures, which a mixture finds (clusters {settings['clusters']}): --repeat")
+    group = {"class": dealt.cluster, "task": dealt.task}.get(settings["clusters"])
     for rule in files.rules:
-        z, tensors, where = anew.projected(files, rule), files.tensors(rule), f"signatures/{rule}.safetensors"
-        fits = [("", int(dealt.task[dealt.cluster == t][0]), own[dealt.cluster[own] == t], int(t)) for t in np.unique(dealt.cluster)]
+        z, where = anew.projected(files, rule), f"signatures/{rule}.safetensors"
+        seen = [z[own, k if z.shape[1] > 1 else 0] for k in range(len(files.names))]
+        if group is not None:
+            for k, x in enumerate(seen):
+                mine = dealt.task[own] == k
+                _gaussians(tally, where, files.tensors(rule), "", x[mine], group[own][mine], settings)
         if rule == "ratio":
-            fits += [("background_", k, own, k) for k in range(len(files.names))]
-        for prefix, k, rows, entry in fits:
-            x = z[rows, k if z.shape[1] > 1 else 0]
-            expected = np.atleast_2d(estimate(x))
-            spread = math.sqrt(np.trace(expected) / len(expected))
-            for field, value, unit in (("means", x.mean(axis=0), spread), ("covariances", expected, spread**2)):
-                tally.near(f"{where}: {prefix}{field}, entry {entry}", tensors[prefix + field][entry] / unit, value / unit)
+            for k, x in enumerate(seen):
+                _gaussians(tally, where, files.tensors(rule), "background_", x, np.full(len(x), k), settings)
     return tally.check()
+
+
+def _gaussians(
+    tally: Tally,
+    where: str,
+    tensors: Mapping[str, np.ndarray],
+    prefix: str,
+    x: Float[np.ndarray, "n d"],
+    group: Int[np.ndarray, " n"],
+    settings: Mapping[str, Any],
+) -> None:
+    """The components of one task, numbered by groups of its samples; they may borrow from one another."""
+    entries, dense = np.unique(group), covariances(tensors, prefix)
+    share = settings["pool"] if len(entries) > 1 and settings["covariance"] not in ("diagonal", "low-rank") else 0.0
+    within = np.concatenate([x[group == t] - x[group == t].mean(axis=0) for t in entries])
+    for t in entries:
+        mean, expected = x[group == t].mean(axis=0), estimate(x[group == t], settings)
+        if share:
+            expected = (1 - share) * expected + share * estimate(within, settings)
+        spread = math.sqrt(np.trace(expected) / len(expected))
+        tally.near(f"{where}: {prefix}means, entry {t}", tensors[f"{prefix}means"][t] / spread, mean / spread)
+        tally.near(f"{where}: {prefix}covariances, entry {t}", dense[t] / spread**2, expected / spread**2)
 
 
 def check_laws(files: CertificateFiles, anew: Embedded) -> Check:
