@@ -210,7 +210,7 @@ def alike(tally: Tally, where: str, told: np.ndarray, found: np.ndarray, rows: n
     """Numbers that agree to the tolerance, in units of their spread."""
     centre, unit, per_row = float(np.mean(found)), float(np.std(found)), int(np.prod(found.shape[1:]))
     a, b = ((np.asarray(x, dtype=np.float64) - centre) / unit for x in (told, found))
-    tally.near(lambda j: f"{where}, row {rows[j // per_row]}", a, b)
+    tally.near(lambda j: f"{where}, row {rows[j // per_row]}, less their mean, over their spread", a, b)
 
 
 def _refitted(tally: Tally, files: RunFiles, key: str, anew: _Anew) -> None:

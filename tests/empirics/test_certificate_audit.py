@@ -35,7 +35,16 @@ def home(tmp_path_factory):
     model = tiny.save_bert(place / "encoder", layers=2, positions=64)
     for seed, task in enumerate(ALPHABETS):
         trained(model, place / task, task, seed)
-    table().to_csv(place / "samples.csv", index=False)
+    frame = table()
+    frame.to_csv(place / "samples.csv", index=False)
+    frame.drop(columns="label").to_csv(place / "bare.csv", index=False)
+    few = frame.assign(label=["rare" if j < 3 else label for j, label in enumerate(frame["label"])])
+    pd.concat([few, few.iloc[:5]]).to_csv(place / "repeats.csv", index=False)
+    # Tasks so far apart that errors are drawn by importance.
+    bits = [f"{n:05b}" for n in range(32)]
+    pairs = {task: dict(zip(map(ord, "01"), letters, strict=False)) for task, letters in ALPHABETS.items()}
+    far = [{"task": task, "text": ("000000000" + text).translate(own)} for task, own in pairs.items() for text in bits]
+    pd.DataFrame(far).to_csv(place / "far.csv", index=False)
     return place
 
 
@@ -80,17 +89,28 @@ def test_a_sound_certificate_passes_and_says_what_it_looked_at(sound, home):
     [
         ({"rule": "frozen", "confidence": 0.6, "signature": {"dimension": 10, "covariance": "full"}}, "bare.csv"),
         ({"signature": {"dimension": 3, "clusters": "dp-mixture", "min_samples": 4}, "query_law": {"covariance": "auto"}}, "repeats.csv"),
+        ({"signature": {"dimension": 3, "clusters": "task", "covariance": "oas"}}, "far.csv"),
         ({"rule": "paper", "alpha": 0.3, "signature": {"dimension": 32}, "simulations": 1000}, "samples.csv"),
     ],
-    ids=["bare", "mixtures", "whole"],
+    ids=["bare", "mixtures", "far", "whole"],
 )
 def test_a_sound_certificate_passes_whatever_its_settings(settings, samples, home, tmp_path):
-    frame = table()
-    table(labelled=False).to_csv(home / "bare.csv", index=False)
-    few = frame.assign(label=["rare" if j < 3 else label for j, label in enumerate(frame["label"])])
-    pd.concat([few, few.iloc[:5]]).to_csv(home / "repeats.csv", index=False)
-    found = _audited(_certified(home, tmp_path / "out", samples, **settings), home, "--thorough", samples)
+    folder = _certified(home, tmp_path / "out", samples, **settings)
+    drawn = read_json(folder / "certificate.json")["rules"][0]["overall"]["rungs"]["L6"]["source"]
+    assert ("importance" in drawn) == (samples == "far.csv")
+    found = _audited(folder, home, "--thorough", samples)
     assert found.passed, found.findings[:5]
+
+
+def test_where_no_law_was_fitted_only_limits_are_checked(home, tmp_path, monkeypatch):
+    monkeypatch.setattr("empirics.routing.certify._LARGEST_LAW", 4)
+    folder = _certified(home, tmp_path / "out")
+    missed = {finding.where.rpartition(": ")[2] for finding in audit(folder).findings}
+    assert missed == {"law", "rungs"}
+    monkeypatch.setattr("empirics.audit.certificates.bounds._LARGEST", 4)
+    found = _audited(folder, home, "--thorough")
+    assert found.passed, found.findings[:5]
+    assert next(check for check in found.checks if check.name == "query laws").count == 0
 
 
 @pytest.mark.parametrize("alteration", ALTERATIONS, ids=lambda a: a.name)

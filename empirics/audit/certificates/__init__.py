@@ -6,6 +6,7 @@ The folder keeps scores and signatures, and no embedding: what follows from embe
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,9 +110,11 @@ def _with_samples(files: CertificateFiles, table: pd.DataFrame, thorough: bool, 
         return check
 
     checks = [guarded("samples", dealing, advance)]
-    # Scores are by the rows of samples: of other samples they tell nothing.
-    if dealt and checks[0].passed:
-        checks.append(guarded("embeddings", embedding, advance))
+    if not checks[0].passed:
+        # Of other samples scores tell nothing.
+        why = "scores and what was fitted: the samples are not those that were certified, or not dealt so"
+        return [replace(checks[0], not_checked=(why,))]
+    checks.append(guarded("embeddings", embedding, advance))
     if anew and thorough:
         for name, check in (("projections", refitted.check_projections), ("fit", refitted.check_fit), ("laws", refitted.check_laws)):
             checks.append(guarded(name, lambda check=check: check(files, anew[0]), advance))

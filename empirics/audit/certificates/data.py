@@ -173,7 +173,8 @@ def check_embeddings(files: CertificateFiles, dealt: Dealt, thorough: bool) -> t
     found = Embedded(dealt, rows, x, tolerance)
     for rule in files.rules:
         scores = read_scores(files.tensors(rule), "max").tasks(found.projected(files, rule))
-        alike(tally, f"{SAMPLES}, {rule}:score", files.scores(rule)[rows], scores, rows)
+        for k, name in enumerate(files.names):
+            alike(tally, f"{SAMPLES}, {rule}:score:{name}", files.scores(rule)[rows, k], scores[:, k], rows)
         # Where two tasks score alike to what other batches move, either may be retrieved.
         clear = np.partition(scores, 1, axis=1)[:, 1] - scores.min(axis=1) > 2 * tolerance * scores.std()
         tally.true(

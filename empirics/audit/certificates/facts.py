@@ -40,7 +40,6 @@ def check_certificate(files: CertificateFiles) -> Check:
         tally.same(f"{where}: {name}, overall", rule["overall"]["name"], "overall")
         _sizes(tally, files, name)
     tally.skip("adapters, encoder and samples, of which the folder holds none: --data reads them and embeds some samples anew")
-    tally.skip("notes on samples: --data deals them anew")
     tally.skip("versions and machine: nothing on file says them twice")
     tally.skip("that rule and settings were chosen before the samples were seen, and the adapters not trained on these: no file tells")
     return tally.check()
@@ -96,7 +95,7 @@ def check_parts(files: CertificateFiles) -> Check:
                 abs(before - share * n) <= 0.5 * clusters + 1e-9,
                 f"up to the part {its} are {before} of {n}, not {share:.0%} of each of {clusters} classes",
             )
-    tally.skip("which sample was dealt to which part, and repeated samples: --data deals them anew")
+    tally.skip("which sample was dealt to which part, and what is noted of repeats and classes: --data deals them anew")
     return tally.check()
 
 
