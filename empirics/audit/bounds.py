@@ -18,6 +18,7 @@ from empirics.audit.opened import Key, RunFiles
 from empirics.audit.rare import Rare
 from empirics.audit.result import Check, Tally
 from empirics.audit.rungs import SUMMED, Recomputed, Unit, kl_ball, levels, units
+from empirics.audit.units import check_flags
 
 # Relative error of a probability that passes: a bound lowered by a millionth does not.
 TOLERANCE = 1e-8
@@ -27,7 +28,7 @@ _ALLOWANCE = {"log_moments": 2e-9, "L10": 2e-9}
 _WEIGHED = 1e-7
 RUNGS = ("L1", "L1b", "L2", "L3", "L4", "L5", "L5b", "L6", "L7", "L8", "L9", "L10", "L11", "L12")
 # Rungs that no error under the law exceeds, and the confidence with which draws say so.
-_ABOVE, _SURE = ("L1", "L1b", "L2", "L3", "L5", "L5b", "L7", "L12"), 1 - 1e-9
+ABOVE, SURE = ("L1", "L1b", "L2", "L3", "L5", "L5b", "L7", "L12"), 1 - 1e-9
 
 
 def recompute(files: RunFiles) -> dict[tuple[str, str], Recomputed]:
@@ -111,7 +112,7 @@ def check_bounds(files: RunFiles, found: Mapping[tuple[str, str], Recomputed]) -
                 continue
             for rung in RUNGS:
                 tally.same(f"{where}, {rung}: level", rows[key, rung]["level"], level[rung])
-                _flags(tally, f"{where}, {rung}", rows[key, rung])
+                check_flags(tally, f"{where}, {rung}", rows[key, rung])
             for rung in SUMMED:
                 _unit(
                     tally,
@@ -138,22 +139,6 @@ def unit_name(files: RunFiles, key: Key) -> str:
 def binding_pair(row: Mapping[str, Any]) -> tuple[int, int] | None:
     """Wrong task and component that contribute most to a rung, as a row of `bounds.parquet` names them."""
     return None if pd.isna(row["binding_task"]) else (int(row["binding_task"]), int(row["binding_component"]))
-
-
-def _flags(tally: Tally, where: str, row: dict[str, Any]) -> None:
-    log_value, value = row["log_value"], row["value"]
-    tally.true(
-        f"{where}: value", _is_value_of(value, log_value), f"is {value!r}, which is not the exponential of {log_value!r}, rounded up"
-    )
-    tally.same(f"{where}: vacuous", bool(row["vacuous"]), value >= 1)
-    tally.same(f"{where}: direction", row["direction"], "upper")
-
-
-def _is_value_of(value: float, log_value: float) -> bool:
-    """Whether a value is what its logarithm says: rounded up, but by no more than a few floats."""
-    if log_value > 0 or not 0 <= value <= 1:
-        return False
-    return value == 1 if log_value == 0 else math.exp(log_value) <= value <= math.exp(log_value) * (1 + 1e-15) + 1e-323 or value == 1
 
 
 def _with_intersections(files: RunFiles, rung: str, unit: Unit, rows: Mapping, key: Key, tally: Tally, where: str) -> Unit:
@@ -222,8 +207,8 @@ def check_draws(files: RunFiles, drawn: Mapping[tuple[str, str], Any], found: Ma
                 _rare(tally, where, row, *draws.drawn.limits(mask, it.law.weights, confidence))
                 continue
             errors, n = draws.drawn.count(mask)
-            low, high = interval(errors, n, _SURE) if n else (0.0, 1.0)
-            for rung in _ABOVE:
+            low, high = interval(errors, n, SURE) if n else (0.0, 1.0)
+            for rung in ABOVE:
                 value = rows[key, rung]["value"] if (key, rung) in rows else 1.0
                 tally.true(f"{where[:-2]}{rung}: value", value >= low, f"is {value!r}, below the error {low:.3g} that draws prove")
             if n == 0:
@@ -250,10 +235,14 @@ def check_order(files: RunFiles) -> Check:
         rows = files.bounds_of(arm, name)
         for key in {key for key, _ in rows}:
             value = {rung: rows[key, rung]["log_value"] for rung in RUNGS if (key, rung) in rows}
-            where = f"bounds.parquet, {arm}, {name}, {unit_name(files, key)}"
-            for less, more in (("L5", "L3"), ("L3", "L1b"), ("L5b", "L5"), ("L5b", "L2"), ("L9", "L7")):
-                tally.true(f"{where}: {less}", value.get(less, 0.0) <= value.get(more, 0.0) + 1e-9, f"exceeds {more}")
+            check_ordered(tally, f"bounds.parquet, {arm}, {name}, {unit_name(files, key)}", value)
     return tally.check()
+
+
+def check_ordered(tally: Tally, where: str, value: Mapping[str, float]) -> None:
+    """Orders between the rungs of a unit, which are given by their logarithms."""
+    for less, more in (("L5", "L3"), ("L3", "L1b"), ("L5b", "L5"), ("L5b", "L2"), ("L9", "L7")):
+        tally.true(f"{where}: {less}", value.get(less, 0.0) <= value.get(more, 0.0) + 1e-9, f"exceeds {more}")
 
 
 def _rare(tally: Tally, where: str, row: dict[str, Any], log_mean: float, log_low: float, log_high: float, n: int) -> None:

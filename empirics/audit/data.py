@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from empirics.data.streams import Stream
 
 # Documents of each table that are embedded anew: drawn at random, and those that were nearest to being sent elsewhere.
-_DRAWN, _NEAREST = 24, 8
+DRAWN, NEAREST = 24, 8
 # Documents in a batch, which differs from what runs use.
-_BATCH = 7
+BATCH = 7
 # Deviation of what is embedded anew, relative to the spread of the numbers compared: single precision in other batches and by other vector
 # instructions (1.5e-5 was seen), and bfloat16.
-_TOLERANCE, _COARSE = 1e-4, 5e-2
+TOLERANCE, COARSE = 1e-4, 5e-2
 
 
 def check_stream(files: RunFiles) -> tuple[Check, Stream]:
@@ -94,7 +94,7 @@ class _Anew:
     def maps(self, spaces: slice, d: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Projections of some spaces, from the reservoir."""
         reservoir = self.held["reservoir"][:, spaces]
-        return [_principal(reservoir[:, s], d) for s in range(reservoir.shape[1])]
+        return [principal(reservoir[:, s], d) for s in range(reservoir.shape[1])]
 
 
 def check_embeddings(files: RunFiles, stream: Stream, thorough: bool) -> Check:
@@ -105,7 +105,7 @@ def check_embeddings(files: RunFiles, stream: Stream, thorough: bool) -> Check:
         "documents embedded anew under the saved adapters, in other batches; projections, scores in every dimension, retrieved tasks"
         + ("; signatures and heads from training documents" if thorough else ""),
         "reproduced",
-        _COARSE if coarse else _TOLERANCE,
+        COARSE if coarse else TOLERANCE,
     )
     if not (files.folder / "adapters").is_dir():
         tally.skip("embeddings: the folder holds no adapters")
@@ -130,7 +130,7 @@ def _embedded(tally: Tally, files: RunFiles, stream: Stream, thorough: bool) -> 
     from empirics.runs.origin import weights_digest
 
     config = RunConfig.model_validate(files.config)
-    backbone = load_backbone(config.backbone.model_copy(update={"batch_size": _BATCH}))
+    backbone = load_backbone(config.backbone.model_copy(update={"batch_size": BATCH}))
     tally.same("run.json: sha256.encoder", files.about["sha256"]["encoder"], weights_digest(backbone.model))
     rows = {part: _chosen(files, frame, thorough) for part, frame in (("test", files.test), ("query", files.query))}
     documents = {"reservoir": stream.where("reservoir")} | {part: stream.where(part)[chosen] for part, chosen in rows.items()}
@@ -159,11 +159,11 @@ def _scores(tally: Tally, files: RunFiles, key: str, anew: _Anew) -> None:
     maps, scores = anew.maps(seen, int(d)), files.scores(key)
     for part, frame, table in (("test", files.test, "predictions"), ("query", files.query, "calibration")):
         rows = anew.rows[part]
-        z = _projected(anew.held[part][:, seen], maps)
+        z = projected(anew.held[part][:, seen], maps)
         if int(d) == files.dimension:
-            _alike(tally, f"embeddings/{key}.safetensors: {part}", files.embeddings(arm)[part][rows], z, rows)
+            alike(tally, f"embeddings/{key}.safetensors: {part}", files.embeddings(arm)[part][rows], z, rows)
         energies = scores.tasks(z)
-        _alike(tally, f"{table}.parquet, {key}:energy", files.energies(frame, key)[rows], energies, rows)
+        alike(tally, f"{table}.parquet, {key}:energy", files.energies(frame, key)[rows], energies, rows)
         clear = np.partition(energies, 1, axis=1)[:, 1] - energies.min(axis=1) > 2 * tally.tolerance * energies.std()
         tally.true(
             lambda j, t=table, r=rows: f"{t}.parquet, row {r[j]}, {key}:retrieved",
@@ -177,12 +177,12 @@ def _chosen(files: RunFiles, frame: pd.DataFrame, thorough: bool) -> Int[np.ndar
     if thorough:
         return np.arange(n)
     energies = np.sort(files.energies(frame, f"{files.config['bounds']['arm']}-{files.dimension}"), axis=1)
-    nearest = np.argsort(energies[:, 1] - energies[:, 0], kind="stable")[:_NEAREST]
-    drawn = generator(files.config["seed"], "audit", "documents", n).choice(n, size=min(n, _DRAWN), replace=False)
+    nearest = np.argsort(energies[:, 1] - energies[:, 0], kind="stable")[:NEAREST]
+    drawn = generator(files.config["seed"], "audit", "documents", n).choice(n, size=min(n, DRAWN), replace=False)
     return np.union1d(nearest, drawn)
 
 
-def _principal(reference: Float[np.ndarray, "n D"], d: int) -> tuple[np.ndarray, np.ndarray]:
+def principal(reference: Float[np.ndarray, "n D"], d: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and leading principal axes, from the eigenvectors of the covariance; all coordinates as they are in the full dimension."""
     mean, D = reference.mean(axis=0), reference.shape[1]
     if d == D:
@@ -197,19 +197,20 @@ def _projections(tally: Tally, files: RunFiles, anew: _Anew) -> None:
     if not (files.folder / PROJECTIONS).is_file():
         return
     told, x = files.tensors(PROJECTIONS), np.concatenate(list(anew.held.values()))
-    made = [_projected(x, maps) for maps in (list(zip(told["mean"], told["axes"], strict=True)), anew.maps(slice(None), files.dimension))]
-    _alike(tally, PROJECTIONS, *made, np.arange(len(x)))
+    made = [projected(x, maps) for maps in (list(zip(told["mean"], told["axes"], strict=True)), anew.maps(slice(None), files.dimension))]
+    alike(tally, PROJECTIONS, *made, np.arange(len(x)))
 
 
-def _projected(x: Float[np.ndarray, "n S D"], maps: list[tuple[np.ndarray, np.ndarray]]) -> Float[np.ndarray, "n S d"]:
+def projected(x: Float[np.ndarray, "n S D"], maps: list[tuple[np.ndarray, np.ndarray]]) -> Float[np.ndarray, "n S d"]:
+    """Embeddings in every space through its map: a mean and axes."""
     return np.stack([(x[:, s] - mean) @ axes.T for s, (mean, axes) in enumerate(maps)], axis=1)
 
 
-def _alike(tally: Tally, where: str, told: np.ndarray, found: np.ndarray, rows: np.ndarray) -> None:
+def alike(tally: Tally, where: str, told: np.ndarray, found: np.ndarray, rows: np.ndarray) -> None:
     """Numbers that agree to the tolerance, in units of their spread."""
     centre, unit, per_row = float(np.mean(found)), float(np.std(found)), int(np.prod(found.shape[1:]))
     a, b = ((np.asarray(x, dtype=np.float64) - centre) / unit for x in (told, found))
-    tally.near(lambda j: f"{where}, row {rows[j // per_row]}", a, b)
+    tally.near(lambda j: f"{where}, row {rows[j // per_row]}, less their mean, over their spread", a, b)
 
 
 def _refitted(tally: Tally, files: RunFiles, key: str, anew: _Anew) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from empirics.audit.forms import blocks, covariances
 from empirics.audit.opened import ARMS, RunFiles
 from empirics.audit.result import Check, Tally
+from empirics.audit.units import check_retrieved
 from empirics.runs.run_folder import PROJECTIONS
 
 # Rounding of distances, relative to their size; inverses of ill-conditioned covariances cost some digits.
@@ -67,13 +70,7 @@ def check_other_dimensions(files: RunFiles) -> Check:
     others = [key for key in files.keys if key.rpartition("-")[2] != str(files.dimension)]
     for key in others:
         for table, frame in (("predictions", files.test), ("calibration", files.query)):
-            energies = files.energies(frame, key)
-            tally.true(f"{table}.parquet, {key}", np.isfinite(energies).all(), "holds energies that are not finite")
-            tally.same(
-                lambda j, t=table, key=key: f"{t}.parquet, row {j}, {key}:retrieved",
-                frame[f"{key}:retrieved"].to_numpy(),
-                energies.argmin(1),
-            )
+            check_retrieved(tally, f"{table}.parquet, {key}", frame[f"{key}:retrieved"].to_numpy(), files.energies(frame, key))
     if others:
         tally.skip(f"energies in {', '.join(others)}: their embeddings are not kept in a run; --data embeds some documents anew")
     for d in {key.rpartition("-")[2] for key in files.keys}:
@@ -154,16 +151,7 @@ def check_signatures(files: RunFiles) -> Check:
         tally.same(f"run.json: signatures.{key}.components", told.get(key, {}).get("components"), np.bincount(task).tolist())
         own = sum(x.nbytes for name, x in tensors.items() if not name.startswith("background_"))
         tally.same(f"run.json: signatures.{key}.bytes", told.get(key, {}).get("bytes"), own)
-        for name, value in tensors.items():
-            tally.true(f"{where}: {name}", np.isfinite(value).all(), "holds values that are not finite")
-        for prefix in ("", "background_"):
-            if prefix + "means" not in tensors:
-                continue
-            for block in blocks(tensors, prefix):
-                dense = covariances(tensors, block)
-                skew = np.abs(dense - np.swapaxes(dense, 1, 2)).max(axis=(1, 2)) / np.abs(dense).max(axis=(1, 2))
-                tally.true(lambda j, b=block, w=where: f"{w}: {b}covariances[{j}]", skew < 1e-10, "is not symmetric")
-                tally.true(lambda j, b=block, w=where: f"{w}: {b}covariances[{j}]", _definite(dense), "is not positive definite")
+        check_gaussians(tally, where, tensors)
         if files.by_class:
             tally.same(f"{where}: task", task, np.repeat(np.arange(len(files.classes)), files.classes))
             samples[key] = counts.tolist()
@@ -174,6 +162,20 @@ def check_signatures(files: RunFiles) -> Check:
         tally.same(f"signatures/{key}.safetensors: counts", counts, next(iter(samples.values())))
     tally.skip("the signatures' own fit: training embeddings are not kept in a run; --thorough fits them")
     return tally.check()
+
+
+def check_gaussians(tally: Tally, where: str, tensors: Mapping[str, np.ndarray]) -> None:
+    """That the tensors of a file are finite, and its covariances symmetric and positive definite."""
+    for name, value in tensors.items():
+        tally.true(f"{where}: {name}", np.isfinite(value).all(), "holds values that are not finite")
+    for prefix in ("", "background_"):
+        if prefix + "means" not in tensors:
+            continue
+        for block in blocks(tensors, prefix):
+            dense = covariances(tensors, block)
+            skew = np.abs(dense - np.swapaxes(dense, 1, 2)).max(axis=(1, 2)) / np.abs(dense).max(axis=(1, 2))
+            tally.true(lambda j, b=block: f"{where}: {b}covariances[{j}]", skew < 1e-10, "is not symmetric")
+            tally.true(lambda j, b=block: f"{where}: {b}covariances[{j}]", _definite(dense), "is not positive definite")
 
 
 def _definite(dense: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.special import gammaln, xlog1py, xlogy
 
 
-def _log_probability(j: np.ndarray, n: int, p: float) -> float:
+def log_binomial(j: np.ndarray, n: int, p: float) -> float:
     """Log of the probability that a binomial number is one of some, as a sum."""
     terms = gammaln(n + 1) - gammaln(j + 1) - gammaln(n - j + 1) + xlogy(j, p) + xlog1py(n - j, -p)
     top = terms.max()
@@ -24,7 +24,7 @@ def upper_limit(errors: int, n: int, beta: float) -> float:
     if errors == n - 1:
         return 1 - beta / n
     rate = errors / n
-    return _root(lambda p: _log_probability(np.arange(errors + 1), n, p) - np.log(beta), max(rate, 1e-300), 1 - 1e-16)
+    return _root(lambda p: log_binomial(np.arange(errors + 1), n, p) - np.log(beta), max(rate, 1e-300), 1 - 1e-16)
 
 
 def interval(errors: int, n: int, confidence: float) -> tuple[float, float]:
@@ -36,7 +36,7 @@ def interval(errors: int, n: int, confidence: float) -> tuple[float, float]:
         low = half / n
     else:
         # P(Bin(n, p) >= errors) = half, where the sum over many errors is that over few successes at 1 - p.
-        low = _root(lambda p: _log_probability(np.arange(errors, n + 1), n, p) - np.log(half), 1e-300, errors / n)
+        low = _root(lambda p: log_binomial(np.arange(errors, n + 1), n, p) - np.log(half), 1e-300, errors / n)
     return low, upper_limit(errors, n, half)
 
 

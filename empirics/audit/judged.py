@@ -15,15 +15,15 @@ from scipy.special import logsumexp
 
 from empirics.audit.bounds import RUNGS, TOLERANCE, binding_pair, unit_name
 from empirics.audit.draws import Drawn, draw, own_distances
-from empirics.audit.intervals import binary_kl, interval, kolmogorov_smirnov
 from empirics.audit.opened import Key, RunFiles
 from empirics.audit.rare import Rare, draw_rare
 from empirics.audit.result import Check, Tally
 from empirics.audit.rungs import Recomputed, units
+from empirics.audit.units import check_interval, check_law, check_rung, law_tests
 from empirics.seeding import generator
 
-# Level of the tests of distances, and the union of Chernoff bounds below which errors are drawn by importance.
-_LEVEL, _RARE = 0.01, math.log(1e-2)
+# The union of Chernoff bounds below which errors are drawn by importance.
+_RARE = math.log(1e-2)
 _COPIED = (
     "log_value",
     "value",
@@ -170,7 +170,7 @@ class _Judged:
                     tally.same(f"{where}, {rung}: {field}", its[field], bool(value) if field == "vacuous" else value)
             binding = binding_pair(row)
             tally.same(f"{where}, {rung}: binding", its["binding"], binding if binding is None else list(binding))
-            _rung(tally, f"{where}, {rung}", its, against, told["law"], verdict, self.files.about.get("exchangeable", True))
+            check_rung(tally, f"{where}, {rung}", its, against, told["law"], verdict, self.files.about.get("exchangeable", True))
 
     def _name(self, key: Key) -> str:
         if key[0] == "cluster":
@@ -178,46 +178,14 @@ class _Judged:
         return unit_name(self.files, key)
 
     def _interval(self, where: str, told: dict[str, Any], wrong: np.ndarray) -> tuple[float, float]:
-        errors, n = int(wrong.sum()), wrong.size
-        self.tally.same(f"{where}.errors", told["errors"], errors)
-        self.tally.same(f"{where}.n", told["n"], n)
-        self.tally.same(f"{where}.confidence", told["confidence"], self.confidence)
-        low, high = interval(errors, n, self.confidence)
-        self.tally.near(f"{where}.error", told["error"], errors / n, 1e-15)
-        self.tally.near(f"{where}.low", told["low"], low)
-        self.tally.near(f"{where}.high", told["high"], high)
-        return low, high
+        return check_interval(self.tally, where, told, int(wrong.sum()), wrong.size, self.confidence)
 
     def _law(self, where: str, told: dict[str, Any], measured: tuple[float, float], simulated: dict[str, Any], chosen: np.ndarray) -> str:
         """Tests of the law; returns the verdict that they give."""
-        tally, distances = self.tally, self.draws.distances
-        distance, d = self.files.test[f"{self.column}:distance"].to_numpy(), self.it.scores.components.means.shape[1]
+        distance = self.files.test[f"{self.column}:distance"].to_numpy()
         seen = {int(t): distance[self.cluster == t] for t in np.unique(self.cluster[chosen])}
-        seen = {t: x for t, x in seen.items() if x.size >= 2 and t in distances}
-        low = math.exp(simulated["log_lower"]) if simulated.get("log_lower") is not None else 0.0
-        tally.same(f"{where}.predicted", told["predicted"], simulated["estimate"])
-        tally.near(f"{where}.predicted_low", told["predicted_low"], low)
-        tally.near(f"{where}.predicted_high", told["predicted_high"], simulated["value"])
-        floor = binary_kl(measured[0], simulated["value"]) if measured[0] > simulated["value"] else 0.0
-        tally.near(f"{where}.misfit_floor_nats", told["misfit_floor_nats"], floor)
-        chi2, law, p = math.nan, math.nan, math.nan
-        if seen:
-            chi2 = math.sqrt(np.mean([x.var(ddof=1) / (2 * d) for x in seen.values()]))
-            law = math.sqrt(np.mean([x.var(ddof=1) / distances[t].var(ddof=1) for t, x in seen.items()]))
-            p = min(1.0, len(seen) * min(kolmogorov_smirnov(x, distances[t]) for t, x in seen.items()))
-        for field, value in (("overdispersion_chi2", chi2), ("overdispersion_law", law), ("distance_p", p)):
-            tally.near(f"{where}.{field}", math.nan if told[field] is None else told[field], value)
-        reasons = []
-        if measured[0] > simulated["value"]:
-            reasons.append("predicts too few errors")
-        elif measured[1] < low:
-            reasons.append("predicts too many errors")
-        if p < _LEVEL:
-            reasons.append("own distances do not follow it")
-        verdict = "rejected" if reasons else "not rejected"
-        tally.same(f"{where}.reasons", told["reasons"], reasons)
-        tally.same(f"{where}.verdict", told["verdict"], verdict)
-        return verdict
+        tests = law_tests(seen, self.draws.distances, self.it.scores.components.means.shape[1])
+        return check_law(self.tally, where, told, measured, simulated, tests)
 
     def _batch(self, where: str, told: dict[str, Any], chosen: np.ndarray, group: np.ndarray) -> tuple[float, float] | None:
         """Where L4 bounds the error of batches: what one random cut into batches measures."""
@@ -242,30 +210,3 @@ def batch_errors(energies: np.ndarray, task: np.ndarray, group: np.ndarray, size
             batch = rows[start : start + size]
             out.append(bool(energies[batch].sum(axis=0).argmin() != task[batch[0]]))
     return np.array(out, dtype=bool)
-
-
-def _rung(
-    tally: Tally,
-    where: str,
-    told: dict[str, Any],
-    measured: tuple[float, float] | None,
-    law: dict[str, Any],
-    verdict: str,
-    exchangeable: bool,
-) -> None:
-    """Whether a rung holds and may be relied on."""
-    if measured is None:
-        tally.same(f"{where}: guarantee", told["guarantee"], False)
-        return
-    free = told["level"] == "A0"
-    holds = measured[0] <= told["value"]
-    relied = holds and told["value"] < 1 and (exchangeable if free else verdict == "not rejected")
-    tally.same(f"{where}: holds", told["holds"], bool(holds))
-    tally.same(f"{where}: guarantee", told["guarantee"], bool(relied))
-    broken = None
-    if not holds:
-        what = (
-            "A0: samples independent from one law" if free else f"query law ({told['level']}): {', '.join(law['reasons']) or 'too narrow'}"
-        )
-        broken = f"{what}; true law at least {binary_kl(measured[0], told['value']):.3g} nats away"
-    tally.same(f"{where}: broken_assumption", told["broken_assumption"], broken)

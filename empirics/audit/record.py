@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from empirics.audit.opened import ARMS, RunFiles
@@ -59,13 +61,13 @@ def check_settings(files: RunFiles) -> Check:
     return tally.check()
 
 
-def check_files(files: RunFiles) -> Check:
+def check_files(folder: Path) -> Check:
     """The folder against its manifest."""
     tally = Tally("files", "every file against the size and SHA-256 in the manifest, and no file besides", "compared")
-    if not (files.folder / MANIFEST).is_file():
-        tally.skip(f"digests of files: the folder has no {MANIFEST} (runs of earlier versions have none)")
+    if not (folder / MANIFEST).is_file():
+        tally.skip(f"digests of files: the folder has no {MANIFEST} (those of earlier versions have none)")
         return tally.check()
-    tally.count += len(read_manifest(files.folder).files)
-    for difference in check_manifest(files.folder):
+    tally.count += len(read_manifest(folder).files)
+    for difference in check_manifest(folder):
         tally.find(difference.path, f"is {difference.kind}, says {MANIFEST}")
     return tally.check()

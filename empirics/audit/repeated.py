@@ -1,4 +1,4 @@
-"""The whole run made again from its settings, by the project's own code, and every file compared: a run repeats to the bit.
+"""A run made again from its settings, by the project's own code, and every file compared: a run repeats to the bit.
 
 Nothing here is independent of what is checked. It tells what no file tells: that a run had the settings of training that it says it had.
 """
@@ -6,6 +6,7 @@ Nothing here is independent of what is checked. It tells what no file tells: tha
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,18 @@ _COMMIT = "environment.commit"
 _NAMED = 5
 
 
+def settling(check: Callable[[], tuple[Check, bool]], settled: list[str]) -> Callable[[], Check]:
+    """The check alone; options whose work it has done as well are added to those that were given."""
+
+    def checked() -> Check:
+        found, conclusive = check()
+        if conclusive:
+            settled.extend(["--data", "--thorough", "--repeat"])
+        return found
+
+    return checked
+
+
 def check_repeated(files: RunFiles, *, quiet: bool) -> tuple[Check, bool]:
     """Make the run again in a temporary folder; returns the check, and whether it settles what it looked at."""
     from empirics.runs.embedding import open_stream, use_threads
@@ -36,21 +49,44 @@ def check_repeated(files: RunFiles, *, quiet: bool) -> tuple[Check, bool]:
     tally = Tally("repeated", "the run made again from its settings: every file to the byte, but for the times that it took", "repeated")
     config = RunConfig.model_validate(files.config)
     use_threads(config)
-    differ = origin_differences(files.about, origin(*open_stream(config)))
+    opened = open_stream(config)
+    differ = origin_differences(files.about, origin(*opened))
+    return made_again(tally, files.folder, "run.json", differ, lambda made: run(config, made, quiet=quiet, opened=opened))
+
+
+def made_again(
+    tally: Tally, folder: Path, record: str, differ: Sequence[str], make: Callable[[Path], object], *, unnoted: str = ""
+) -> tuple[Check, bool]:
+    """Make in a temporary folder what a folder holds, and compare; returns the check, and whether it settles what it looked at.
+
+    Parameters
+    ----------
+    tally : Tally
+    folder : Path
+    record : str
+        The file that notes where it came from.
+    differ : sequence of str
+        What of that is not the same here (`empirics.runs.origin.origin_differences`).
+    make : callable
+        Makes it in a folder that it is given.
+    unnoted : str
+        What bits depend on and the record does not note, if anything: where they differ, it is not known why.
+    """
     elsewhere = [what for what in differ if what.startswith(_ENVIRONMENT)]
     for what in differ:
-        tally.true("run.json", what in elsewhere, what)
+        tally.true(record, what in elsewhere, what)
     if tally.findings:
         return tally.check(), False
     if any(not what.startswith(_COMMIT) for what in elsewhere):
-        tally.skip(f"the run made again, which gives the same bits only where it was made: {', '.join(elsewhere)}")
+        tally.skip(f"the whole made again, which gives the same bits only where it was made: {', '.join(elsewhere)}")
         return tally.check(), False
     with tempfile.TemporaryDirectory() as place:
-        made = Path(place) / "run"
-        run(config, made, quiet=quiet)
-        unlike = _compared(tally, files.folder, made)
-    if unlike and elsewhere:
-        tally.skip(f"the run made again, by other code ({elsewhere[0]}): {len(unlike)} files differ, the first {next(iter(unlike))}")
+        made = Path(place) / "made"
+        make(made)
+        unlike = _compared(tally, folder, made)
+    doubt = [*elsewhere, *([unnoted] if unnoted else [])]
+    if unlike and doubt:
+        tally.skip(f"the whole made again, perhaps otherwise ({doubt[0]}): {len(unlike)} files differ, the first {next(iter(unlike))}")
         return tally.check(), False
     for name, problem in unlike.items():
         tally.find(name, problem)

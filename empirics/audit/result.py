@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from theory.errors import InputError
 
 # How a check came to its numbers. "recomputed": from raw files, by other code than the run's. "reproduced": by the same draws, scored by
 # other code. "compared": one file against another. "printed again" and "repeated": by the code that made them.
@@ -196,6 +198,28 @@ def equal(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(equal, a, b))
     return bool(a == b) or (isinstance(a, float) and isinstance(b, float) and a != a and b != b)
+
+
+def guarded(name: str, check: Callable[[], Check], advance: Callable[[str], None] | None) -> Check:
+    """A check, or the finding that files do not fit one another well enough for it to be made; `advance` is told its name before."""
+    if advance is not None:
+        advance(name)
+    try:
+        return check()
+    except InputError as error:
+        problem = Finding(error.argument, error.problem)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # What the files of a sound folder never raise; linear algebra's own error is a ValueError.
+        problem = Finding(
+            name,
+            f"cannot be recomputed, for the files do not fit one another ({type(error).__name__}: {' '.join(str(error).split())[:300]})",
+        )
+    return Check(name, "not finished", "compared", findings=(problem,))
+
+
+def less(check: Check, settled: Sequence[str]) -> Check:
+    """A check less what it left to options that were given: what it could not look at names the option that does."""
+    return replace(check, not_checked=tuple(what for what in check.not_checked if not any(option in what for option in settled)))
 
 
 def _at(where: Where, j: int) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from empirics.audit.bounds import TOLERANCE
-from empirics.audit.intervals import interval
 from empirics.audit.judged import batch_errors
 from empirics.audit.opened import ARMS, RunFiles
 from empirics.audit.result import Check, Tally
+from empirics.audit.units import check_conformal, check_interval, conformal_sets
 from empirics.seeding import generator
 
 # Rate at which a set may miss the true task, and ways to cut a task into batches.
@@ -35,10 +35,7 @@ def check_retrieval(files: RunFiles) -> Check:
         wrong = (test[f"{key}:retrieved"] != test["task"]).to_numpy()
         right = ~wrong & (test[f"{key}:prediction"] == test["label"]).to_numpy()
         errors, confidence = int(wrong.sum()), files.config["bounds"]["confidence"]
-        low, high = interval(errors, wrong.size, confidence)
-        expected = {"error": errors / wrong.size, "low": low, "high": high, "n": wrong.size, "errors": errors, "confidence": confidence}
-        for field, value in expected.items():
-            tally.near(f"{where}, measured.{field}", row["measured"][field], value)
+        check_interval(tally, f"{where}, measured", row["measured"], errors, wrong.size, confidence)
         each = np.array([wrong[task == k].mean() for k in range(len(names))])
         tally.same(f"{where}, task_error", list(row["task_error"]), names)
         tally.near(lambda k, w=where: f"{w}, task_error of {names[k]}", list(row["task_error"].values()), each)
@@ -46,26 +43,14 @@ def check_retrieval(files: RunFiles) -> Check:
         tally.near(f"{where}, accuracy", row["accuracy"], right.mean())
         tally.near(f"{where}, within_task_accuracy", row["within_task_accuracy"], right.sum() / max(1, (~wrong).sum()))
         held, fresh = files.energies(query, key), files.energies(test, key)
-        apart, mine = _nonconformity(held), query["task"].to_numpy()
-        own = np.sort(apart[np.arange(len(query)), mine])
-        # The least rank r with r / (n + 1) >= 1 - alpha; alpha = 1/20 in whole numbers.
-        rank = -(-19 * (own.size + 1) // 20)
-        sets = _nonconformity(fresh) <= (own[rank - 1] if rank <= own.size else np.inf)
-        tally.same(f"{where}, conformal.alpha", row["conformal"]["alpha"], _ALPHA)
-        tally.near(f"{where}, conformal.coverage", row["conformal"]["coverage"], sets[np.arange(task.size), task].mean())
-        tally.near(f"{where}, conformal.mean_size", row["conformal"]["mean_size"], sets.sum(axis=1).mean())
+        sets = conformal_sets(held, query["task"].to_numpy(), fresh, _ALPHA)
+        check_conformal(tally, f"{where}, conformal", row["conformal"], sets, task, _ALPHA)
         sizes = files.config["retrieval"]["batches"]
         tally.same(f"{where}, batch_error", list(row["batch_error"]), [str(b) for b in sizes])
         for b in sizes:
             found = _pure(fresh, task, b, generator(files.config["seed"], "batch", key, b))
             tally.near(f"{where}, batch_error of {b}", row["batch_error"].get(str(b), np.nan), np.nanmean(found))
     return tally.check()
-
-
-def _nonconformity(energies: np.ndarray) -> np.ndarray:
-    """Each task's score less the least of the others."""
-    m = energies.shape[1]
-    return np.stack([energies[:, k] - np.delete(energies, k, axis=1).min(axis=1) for k in range(m)], axis=1)
 
 
 def _pure(energies: np.ndarray, task: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

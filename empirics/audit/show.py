@@ -40,7 +40,8 @@ def print_audit(found: Audit, console: Console) -> None:
         for item in skipped:
             console.print(Text(f"- {item}"))
     looked = sum(check.count for check in found.checks)
-    verdict = "nothing is amiss" if found.passed else f"{len(found.findings)} findings"
+    n = len(found.findings)
+    verdict = "nothing is amiss" if found.passed else f"{n} finding{'s' if n > 1 else ''}"
     console.print(
         Text(f"{looked:,} numbers and facts looked at in {found.seconds:.0f} s: {verdict}.", style="bold" if found.passed else "bold red")
     )

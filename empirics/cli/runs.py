@@ -94,30 +94,35 @@ def report(
 
 
 def audit(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run, or that certify --out wrote.")],
     data: Annotated[
         bool,
-        typer.Option(
-            "--data", help="Also deal the documents of the stream anew, and embed some of them anew; needs the corpora and the encoder."
-        ),
+        typer.Option("--data", help="Also deal documents or samples anew, and embed some of them anew; needs data, encoder and adapters."),
     ] = False,
     thorough: Annotated[
         bool,
-        typer.Option("--thorough", help="As --data with all documents; also fit signatures and heads anew."),
+        typer.Option("--thorough", help="As --data with all of them; also fit signatures, heads and the laws of certificates anew."),
     ] = False,
     repeat: Annotated[
         bool,
-        typer.Option("--repeat", help="Also make the whole run again from its settings, and compare every file to the bit."),
+        typer.Option("--repeat", help="Also make the whole again from its settings, and compare every file to the bit."),
     ] = False,
+    samples: Annotated[
+        Path | None, typer.Option(help="Of a certificate: the table of samples that it was made from; by itself it implies --data.")
+    ] = None,
+    cascade: Annotated[
+        Path | None, typer.Option(help="Of a certificate: a file with what cascade --json printed of it, to be checked, too.")
+    ] = None,
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
-    """Recompute every number of a run's report from its raw files, by other code than the run's; status 1 if anything is amiss."""
+    """Recompute every number of a run or a certificate from its raw files, by other code; status 1 if anything is amiss."""
     from empirics.audit import audit as audited
     from empirics.audit.show import print_audit
     from empirics.runs.machine import PhaseClock
 
-    found = audited(run, with_data=data, thorough=thorough, repeat=repeat, advance=None if quiet else PhaseClock().say)
+    say = None if quiet else PhaseClock().say
+    found = audited(folder, with_data=data, thorough=thorough, repeat=repeat, samples=samples, cascade=cascade, advance=say)
     if json_:
         print(json.dumps(found.to_dict(), allow_nan=False))
     else:

@@ -1,15 +1,19 @@
-"""What `proteus-bounds certify` says: the schema of `certificate.json`, and how it is shown."""
+"""What `proteus-bounds certify` says: the schema of `certificate.json`, and how it is read and shown."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from empirics.files.record import read_json
 from empirics.reports.report import Conformal, Interval, LawRow, RungRow, rung_text
+from empirics.runs.run_folder import first_problem
+from theory.errors import InputError
 
 SCHEMA: Final = 1
 RuleName: TypeAlias = Literal["ratio", "paper", "frozen"]
@@ -75,7 +79,25 @@ class Certificate(_Model):
     tasks: list[CertifiedTask] = Field(description="in the order of the adapters given")
     notes: list[str] = Field(description="what the reader should know of adapters and samples")
     settings: dict[str, Any] = Field(description="those of `proteus-bounds certify`, whole")
-    environment: dict[str, Any] = Field(description="versions, source commit and machine")
+    environment: dict[str, Any] = Field(description="versions, source commit, machine and what it computed with")
+
+
+def read_certificate(path: Path) -> Certificate:
+    """Read what `proteus-bounds certify` says.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, or of a schema that this version cannot read.
+    """
+    content = read_json(path)
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA:
+        raise InputError(str(path), f"has schema {version}; this version reads {SCHEMA}")
+    try:
+        return Certificate.model_validate(content)
+    except ValidationError as error:
+        raise InputError(str(path), f"is no certificate ({first_problem(error)})") from None
 
 
 def statement(confidence: float, rules: list[RuleName]) -> str:

@@ -37,7 +37,8 @@ from empirics.retrieval.signatures import (
 )
 from empirics.routing.certificate import SCHEMA, Certificate, CertifiedRule, CertifiedTask, CertifiedUnit, RuleName, statement
 from empirics.routing.certified_samples import SAMPLES, score_column
-from empirics.runs.machine import PhaseClock, environment
+from empirics.runs.machine import PhaseClock
+from empirics.runs.origin import computing_environment
 from empirics.seeding import generator
 from theory.certificates import Certificates, Measured, simultaneous_certificates
 from theory.conformal import conformal_sets
@@ -168,7 +169,7 @@ def _certify(
         tasks=[_task(k, folders[names[k]], read[k], dealt) for k in range(len(names))],
         notes=[*(note for item in read for note in item.notes), *dealt.notes],
         settings=config.model_dump(mode="json"),
-        environment=environment(),
+        environment=computing_environment(cut),
     )
     if out is not None:
         table = {"row": dealt.row, "task": [names[k] for k in dealt.task], "part": dealt.part, **columns}

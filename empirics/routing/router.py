@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import ValidationError
 
 from empirics.adapters.adapter import Adapter, load_adapter
 from empirics.adapters.multi import embed_all
@@ -20,12 +19,12 @@ from empirics.config import CertifyConfig, RunConfig
 from empirics.encoders.backbone import Backbone
 from empirics.encoders.loading import load_backbone
 from empirics.encoders.prefix import encode_prefix
-from empirics.files.record import read_json, read_tensors
+from empirics.files.record import read_tensors
 from empirics.retrieval.signatures import Projection, read_rule_tensors
-from empirics.routing.certificate import SCHEMA, Certificate
+from empirics.routing.certificate import read_certificate
 from empirics.routing.certify import embed_under
 from empirics.runs.evaluation import ARMS, load_rule, spaces_of
-from empirics.runs.run_folder import PROJECTIONS, check_files, finished, first_problem, read_about
+from empirics.runs.run_folder import PROJECTIONS, check_files, finished, read_about
 from theory.errors import InputError
 from theory.mixture import Rule
 
@@ -194,21 +193,3 @@ def _adapter_folders(tasks: Sequence[str], folders: Mapping[str, Path] | None, d
     if missing := [task for task in tasks if task not in paths]:
         raise InputError("folders", f"lack the adapter of the task {missing[0]!r}")
     return paths
-
-
-def read_certificate(path: Path) -> Certificate:
-    """Read what `proteus-bounds certify` says.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged, or of a schema that this version cannot read.
-    """
-    content = read_json(path)
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA:
-        raise InputError(str(path), f"has schema {version}; this version reads {SCHEMA}")
-    try:
-        return Certificate.model_validate(content)
-    except ValidationError as error:
-        raise InputError(str(path), f"is no certificate ({first_problem(error)})") from None

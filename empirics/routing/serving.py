@@ -20,8 +20,9 @@ from empirics.data.images import Image
 from empirics.encoders.backbone import Backbone
 from empirics.files.record import read_parquet
 from empirics.reports.report import RungRow
+from empirics.routing.certificate import read_certificate
 from empirics.routing.certified_samples import read_scores
-from empirics.routing.router import Router, load_router, read_certificate
+from empirics.routing.router import Router, load_router
 from empirics.runs.evaluation import ALPHA
 from empirics.runs.run_folder import read_about, read_run
 from theory.conformal import RetrievalSets, nonconformity

@@ -27,20 +27,24 @@ def origin(stream: Stream, backbone: Backbone) -> dict[str, Any]:
     Returns
     -------
     dict
-        `environment`, with the name of the GPU or None, computing threads, the processor's vector instructions, and processes; and
-        `sha256` of the data (`data_digest`) and of the encoder (`weights_digest`).
+        `environment` (`computing_environment`) and `sha256` of the data (`data_digest`) and of the encoder (`weights_digest`).
     """
+    return {
+        "environment": computing_environment(backbone),
+        "sha256": {"data": data_digest(stream), "encoder": weights_digest(backbone.model)},
+    }
+
+
+def computing_environment(backbone: Backbone) -> dict[str, Any]:
+    """Versions, commit and machine; the name of the GPU that an encoder is on, or None, threads, vector instructions and processes."""
     import torch
 
-    own = {
+    return {
+        **environment(),
         "accelerator": torch.cuda.get_device_name() if backbone.device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "processes": processes.count(),
-    }
-    return {
-        "environment": {**environment(), **own},
-        "sha256": {"data": data_digest(stream), "encoder": weights_digest(backbone.model)},
     }
 
 

@@ -45,11 +45,18 @@ from theory.errors import InputError
 from theory.mixture import QueryLaw, Rule
 
 if TYPE_CHECKING:
+    from empirics.encoders.backbone import Backbone
     from empirics.runs.embedding import Embedded
 
 
 def run(
-    config: RunConfig, folder: Path, *, quiet: bool = False, resume: bool = False, then: Callable[[Path], object] | None = None
+    config: RunConfig,
+    folder: Path,
+    *,
+    quiet: bool = False,
+    resume: bool = False,
+    then: Callable[[Path], object] | None = None,
+    opened: tuple[Stream, Backbone] | None = None,
 ) -> Report:
     """Train, embed, fit, retrieve, and report.
 
@@ -68,6 +75,8 @@ def run(
         Refuse a folder that holds no such run, or one that would have to begin anew.
     then : callable, optional
         Given the folder when the report is there and before the run is finished: for what else is to lie in it.
+    opened : (Stream, Backbone), optional
+        What `empirics.runs.embedding.open_stream` gave for these settings, where that has been asked before.
 
     Raises
     ------
@@ -79,7 +88,7 @@ def run(
     from empirics.runs.embedding import encode, open_stream, train_and_embed, use_threads
 
     use_threads(config)
-    stream, backbone = open_stream(config)
+    stream, backbone = open_stream(config) if opened is None else opened
     check_signatures(config, stream, backbone.dimension)
     came_from, clock = origin(stream, backbone), PhaseClock(quiet)
     with claimed(folder, config.model_dump(mode="json"), resume=resume):

@@ -34,19 +34,22 @@ class Alteration:
     option: str = ""
 
 
-def _table(folder: Path, name: str, change: Callable[[pd.DataFrame], pd.DataFrame | None]) -> None:
+def change_table(folder: Path, name: str, change: Callable[[pd.DataFrame], pd.DataFrame | None]) -> None:
+    """Change a Parquet file, in place or by another table."""
     frame = read_parquet(folder / name)
     changed = change(frame)
     write_parquet(folder / name, frame if changed is None else changed)
 
 
-def _json(folder: Path, name: str, change: Callable[[dict], None]) -> None:
+def change_json(folder: Path, name: str, change: Callable[[dict], None]) -> None:
+    """Change a JSON file."""
     content = read_json(folder / name)
     change(content)
     write_json(folder / name, content)
 
 
-def _tensor(folder: Path, name: str, change: Callable[[dict[str, np.ndarray]], None]) -> None:
+def change_tensors(folder: Path, name: str, change: Callable[[dict[str, np.ndarray]], None]) -> None:
+    """Change a file of tensors."""
     tensors = {key: value.copy() for key, value in read_tensors(folder / name).items()}
     change(tensors)
     write_tensors(folder / name, tensors)
@@ -72,8 +75,8 @@ def _text(folder: Path) -> None:
 
 def _about(folder: Path, change: Callable[[dict], None]) -> None:
     """What a run says of itself, in both files that hold it."""
-    _json(folder, "run.json", change)
-    _json(folder, "report.json", lambda report: change(report["run"]))
+    change_json(folder, "run.json", change)
+    change_json(folder, "report.json", lambda report: change(report["run"]))
 
 
 def _settings(folder: Path, change: Callable[[dict], None]) -> None:
@@ -85,7 +88,7 @@ def flipped_prediction(folder: Path) -> None:
         column = f"frozen-{_dimension(folder)}:retrieved"
         frame.loc[3, column] = (frame.loc[3, column] + 1) % 3
 
-    _table(folder, "predictions.parquet", change)
+    change_table(folder, "predictions.parquet", change)
 
 
 def flipped_prediction_and_report(folder: Path) -> None:
@@ -98,7 +101,7 @@ def flipped_class(folder: Path) -> None:
         column = f"paper-{_dimension(folder)}:prediction"
         frame.loc[5, column] = 1 - min(frame.loc[5, column], 1)
 
-    _table(folder, "predictions.parquet", change)
+    change_table(folder, "predictions.parquet", change)
 
 
 def nudged_energy(folder: Path) -> None:
@@ -106,7 +109,7 @@ def nudged_energy(folder: Path) -> None:
         column = next(c for c in frame if c.startswith(f"both-{_dimension(folder)}:energy:"))
         frame.loc[7, column] *= 1 + 1e-6
 
-    _table(folder, "predictions.parquet", change)
+    change_table(folder, "predictions.parquet", change)
 
 
 def nudged_energy_of_a_query_document(folder: Path) -> None:
@@ -114,7 +117,7 @@ def nudged_energy_of_a_query_document(folder: Path) -> None:
         column = next(c for c in frame if c.startswith(f"ratio-{_dimension(folder)}:energy:"))
         frame.loc[2, column] += 1e-5 * max(1.0, abs(frame.loc[2, column]))
 
-    _table(folder, "calibration.parquet", change)
+    change_table(folder, "calibration.parquet", change)
     _again(folder)
 
 
@@ -125,11 +128,11 @@ def nudged_energy_without_embedding(folder: Path) -> None:
         worst = frame.loc[7, columns].astype(float).idxmax()
         frame.loc[7, worst] *= 1 + 1e-6
 
-    _table(folder, "predictions.parquet", change)
+    change_table(folder, "predictions.parquet", change)
 
 
 def nudged_distance(folder: Path) -> None:
-    _table(folder, "predictions.parquet", lambda f: f.__setitem__(f"paper-{_dimension(folder)}:distance", _scaled(f, folder)))
+    change_table(folder, "predictions.parquet", lambda f: f.__setitem__(f"paper-{_dimension(folder)}:distance", _scaled(f, folder)))
     _again(folder)
 
 
@@ -148,17 +151,19 @@ def swapped_labels(folder: Path) -> None:
         for column in ("label", "cluster"):
             frame.loc[[a, b], column] = frame.loc[[b, a], column].to_numpy()
 
-    _table(folder, "predictions.parquet", change)
+    change_table(folder, "predictions.parquet", change)
     _again(folder)
 
 
 def overlapped_split(folder: Path) -> None:
     query = read_parquet(folder / "calibration.parquet")["document"]
-    _table(folder, "predictions.parquet", lambda f: f.__setitem__("document", [int(query.iloc[0]), *f["document"].tolist()[1:]]))
+    change_table(folder, "predictions.parquet", lambda f: f.__setitem__("document", [int(query.iloc[0]), *f["document"].tolist()[1:]]))
 
 
 def repeated_document(folder: Path) -> None:
-    _table(folder, "predictions.parquet", lambda f: f.__setitem__("document", [*f["document"].tolist()[:-1], int(f["document"].iloc[0])]))
+    change_table(
+        folder, "predictions.parquet", lambda f: f.__setitem__("document", [*f["document"].tolist()[:-1], int(f["document"].iloc[0])])
+    )
 
 
 def dropped_document(folder: Path) -> None:
@@ -168,7 +173,7 @@ def dropped_document(folder: Path) -> None:
     row = int(np.flatnonzero(frame[f"paper-{d}:retrieved"] != frame["task"])[0])
     write_parquet(folder / "predictions.parquet", frame.drop(index=row))
     for path in (folder / "embeddings").iterdir():
-        _tensor(folder, f"embeddings/{path.name}", lambda t: t.__setitem__("test", np.delete(t["test"], row, axis=0)))
+        change_tensors(folder, f"embeddings/{path.name}", lambda t: t.__setitem__("test", np.delete(t["test"], row, axis=0)))
     _again(folder)
 
 
@@ -176,7 +181,7 @@ def covariance_entry(folder: Path) -> None:
     def change(tensors: dict[str, np.ndarray]) -> None:
         tensors["covariances"][0, 0, 0] *= 1.001
 
-    _tensor(folder, f"signatures/ratio-{_dimension(folder)}.safetensors", change)
+    change_tensors(folder, f"signatures/ratio-{_dimension(folder)}.safetensors", change)
 
 
 def covariance_entry_and_report(folder: Path) -> None:
@@ -188,11 +193,11 @@ def covariance_entry_without_embedding(folder: Path) -> None:
     def change(tensors: dict[str, np.ndarray]) -> None:
         tensors["covariances"][1, 2, 2] *= 1.001
 
-    _tensor(folder, f"signatures/paper-{_full(folder)}.safetensors", change)
+    change_tensors(folder, f"signatures/paper-{_full(folder)}.safetensors", change)
 
 
 def mean_entry(folder: Path) -> None:
-    _tensor(
+    change_tensors(
         folder, f"signatures/frozen-{_dimension(folder)}.safetensors", lambda t: t["means"].__setitem__((0, 0), t["means"][0, 0] + 1e-3)
     )
     _again(folder)
@@ -202,7 +207,7 @@ def background_entry(folder: Path) -> None:
     def change(tensors: dict[str, np.ndarray]) -> None:
         tensors["background_covariances"][0, 1, 1] *= 1.001
 
-    _tensor(folder, f"signatures/both-{_dimension(folder)}.safetensors", change)
+    change_tensors(folder, f"signatures/both-{_dimension(folder)}.safetensors", change)
     _again(folder)
 
 
@@ -210,13 +215,15 @@ def law_covariance(folder: Path) -> None:
     def change(tensors: dict[str, np.ndarray]) -> None:
         tensors["covariances"][0] *= 0.99
 
-    _tensor(folder, f"laws/both-{_dimension(folder)}-mixture.safetensors", change)
+    change_tensors(folder, f"laws/both-{_dimension(folder)}-mixture.safetensors", change)
     _again(folder)
 
 
 def law_weight(folder: Path) -> None:
     """Traffic that prefers the first cluster."""
-    _tensor(folder, f"laws/both-{_dimension(folder)}-gaussian.safetensors", lambda t: t["weights"].__setitem__(0, 1.1 * t["weights"][0]))
+    change_tensors(
+        folder, f"laws/both-{_dimension(folder)}-gaussian.safetensors", lambda t: t["weights"].__setitem__(0, 1.1 * t["weights"][0])
+    )
     _again(folder)
 
 
@@ -225,12 +232,12 @@ def law_of_test_documents(folder: Path) -> None:
     d = _dimension(folder)
     x, cluster = read_tensors(folder / f"embeddings/paper-{d}.safetensors")["test"], read_parquet(folder / "predictions.parquet")["cluster"]
     mean = x[(cluster == 0).to_numpy()].mean(axis=0)
-    _tensor(folder, f"laws/paper-{d}-gaussian.safetensors", lambda t: t["means"].__setitem__(0, mean))
+    change_tensors(folder, f"laws/paper-{d}-gaussian.safetensors", lambda t: t["means"].__setitem__(0, mean))
     _again(folder)
 
 
 def embedding_entry(folder: Path) -> None:
-    _tensor(
+    change_tensors(
         folder, f"embeddings/frozen-{_dimension(folder)}.safetensors", lambda t: t["test"].__setitem__((0, 0, 0), t["test"][0, 0, 0] + 1e-2)
     )
 
@@ -240,7 +247,7 @@ def lowered_in_report(folder: Path) -> None:
         rung = report["overall"]["rungs"]["L5"]
         rung["value"] *= 1 - 1e-6
 
-    _json(folder, "report.json", change)
+    change_json(folder, "report.json", change)
 
 
 def lowered_in_bounds(folder: Path) -> None:
@@ -248,7 +255,7 @@ def lowered_in_bounds(folder: Path) -> None:
         row = frame.index[(frame["rung"] == "L3") & ~frame["vacuous"]][0]
         frame.loc[row, "value"] *= 1 - 1e-6
 
-    _table(folder, "bounds.parquet", change)
+    change_table(folder, "bounds.parquet", change)
 
 
 def lowered_everywhere(rung: str, by: float = 1e-6) -> Callable[[Path], None]:
@@ -277,7 +284,7 @@ def lowered_everywhere(rung: str, by: float = 1e-6) -> Callable[[Path], None]:
                 units = {"overall": lambda e=entry: e["overall"], "task": lambda e=entry: e["tasks"][int(row["task"])]}
                 lower(units.get(row["level_of"], lambda e=entry: e["clusters"][int(row["cluster"])])())
 
-        _json(folder, "report.json", report)
+        change_json(folder, "report.json", report)
 
         def pieces(table: pd.DataFrame) -> None:
             same = (
@@ -293,7 +300,7 @@ def lowered_everywhere(rung: str, by: float = 1e-6) -> Callable[[Path], None]:
             for column in ("total", part.get(rung, "robustness" if rung == "L10" else "inequality")):
                 table.loc[same, column] += np.log1p(-by) / np.log(10)
 
-        _table(folder, "slack.parquet", pieces)
+        change_table(folder, "slack.parquet", pieces)
         _text(folder)
 
     return alter
@@ -304,7 +311,7 @@ def lowered_pair(folder: Path) -> None:
         row = frame["log_exact"].idxmin()
         frame.loc[row, ["log_exact", "log_exact_low"]] -= 1e-6
 
-    _table(folder, "pairs.parquet", change)
+    change_table(folder, "pairs.parquet", change)
 
 
 def fewer_simulated_errors(folder: Path) -> None:
@@ -327,7 +334,7 @@ def fewer_simulated_errors(folder: Path) -> None:
                 arm["overall"]["rungs"]["L6"] |= {key: float(value) for key, value in new.items()}
                 arm["overall"]["law"] |= {"predicted": errors / n, "predicted_low": low, "predicted_high": new["value"]}
 
-    _json(folder, "report.json", report)
+    change_json(folder, "report.json", report)
     _text(folder)
 
 
@@ -356,7 +363,7 @@ def claimed_guarantee(folder: Path) -> None:
                         rung["guarantee"] = True
                         return
 
-    _json(folder, "report.json", change)
+    change_json(folder, "report.json", change)
     _text(folder)
 
 
@@ -372,7 +379,7 @@ def verdict_turned(folder: Path) -> None:
                     rung["guarantee"] = rung["holds"] and not rung["vacuous"]
                 return
 
-    _json(folder, "report.json", change)
+    change_json(folder, "report.json", change)
     _text(folder)
 
 
@@ -383,7 +390,7 @@ def distance_test_turned(folder: Path) -> None:
         law = report["arms"][0]["tasks"][0]["law"]
         law["distance_p"] = law["distance_p"] / 2 + 0.2
 
-    _json(folder, "report.json", change)
+    change_json(folder, "report.json", change)
 
 
 def fewer_measured_errors(folder: Path) -> None:
@@ -397,7 +404,7 @@ def fewer_measured_errors(folder: Path) -> None:
             m = entry["overall"]["measured"]
             entry["overall"]["measured"] = Measured(m["errors"] - 1, m["n"], m["confidence"]).to_dict()
 
-    _json(folder, "report.json", change)
+    change_json(folder, "report.json", change)
     _text(folder)
 
 
@@ -410,7 +417,7 @@ def certificate_of_fewer_errors(folder: Path) -> None:
         row = frame.index[frame[column] != frame["task"]][0]
         frame.loc[row, column] = frame.loc[row, "task"]
 
-    _table(folder, "calibration.parquet", change)
+    change_table(folder, "calibration.parquet", change)
     _again(folder)
 
 
@@ -431,11 +438,11 @@ def mark_in_text(folder: Path) -> None:
 
 
 def slack_piece(folder: Path) -> None:
-    _table(folder, "slack.parquet", lambda f: f.__setitem__("union", f["union"] * (1 + 1e-6)))
+    change_table(folder, "slack.parquet", lambda f: f.__setitem__("union", f["union"] * (1 + 1e-6)))
 
 
 def coverage(folder: Path) -> None:
-    _json(folder, "report.json", lambda r: r["retrieval"][0]["conformal"].__setitem__("coverage", 0.999))
+    change_json(folder, "report.json", lambda r: r["retrieval"][0]["conformal"].__setitem__("coverage", 0.999))
     _text(folder)
 
 
@@ -444,11 +451,13 @@ def leak_control(folder: Path) -> None:
         batch = report["retrieval"][0]["batch_error"]
         batch[next(iter(batch))] += 1e-4
 
-    _json(folder, "report.json", change)
+    change_json(folder, "report.json", change)
 
 
 def accuracy(folder: Path) -> None:
-    _json(folder, "report.json", lambda r: r["retrieval"][-1].__setitem__("accuracy", min(1.0, r["retrieval"][-1]["accuracy"] + 1e-3)))
+    change_json(
+        folder, "report.json", lambda r: r["retrieval"][-1].__setitem__("accuracy", min(1.0, r["retrieval"][-1]["accuracy"] + 1e-3))
+    )
     _text(folder)
 
 
@@ -488,20 +497,20 @@ def earlier_adapter(folder: Path) -> None:
         for key in (f"{name}.a", f"{name}.folded_a"):
             tensors[key][0, 0] *= np.float32(1.0001)
 
-    _tensor(own, "composition.safetensors", units)
+    change_tensors(own, "composition.safetensors", units)
     folded = read_tensors(own / "composition.safetensors")[f"{name}.folded_a"]
-    _tensor(own, "adapter_model.safetensors", lambda t: t.__setitem__(f"base_model.model.{name}.lora_A.weight", folded))
+    change_tensors(own, "adapter_model.safetensors", lambda t: t.__setitem__(f"base_model.model.{name}.lora_A.weight", folded))
 
 
 def peft_scale(folder: Path) -> None:
-    _json(_adapter(folder, 1), "adapter_config.json", lambda config: config.__setitem__("lora_alpha", 2 * config["lora_alpha"]))
+    change_json(_adapter(folder, 1), "adapter_config.json", lambda config: config.__setitem__("lora_alpha", 2 * config["lora_alpha"]))
 
 
 def peft_weight(folder: Path) -> None:
     def change(tensors: dict[str, np.ndarray]) -> None:
         next(iter(tensors.values())).flat[0] += np.float32(1e-3)
 
-    _tensor(_adapter(folder, 1), "adapter_model.safetensors", change)
+    change_tensors(_adapter(folder, 1), "adapter_model.safetensors", change)
 
 
 def composition_scalar(folder: Path) -> None:
@@ -509,7 +518,7 @@ def composition_scalar(folder: Path) -> None:
         key = next(key for key in sorted(tensors) if key.endswith(".s"))
         tensors[key][0] += np.float32(1e-3)
 
-    _tensor(_adapter(folder, 1), "composition.safetensors", change)
+    change_tensors(_adapter(folder, 1), "composition.safetensors", change)
 
 
 def fewer_losses(folder: Path) -> None:
@@ -528,10 +537,10 @@ def _changed_last_adapter(folder: Path, change: Callable[[np.ndarray], None]) ->
             change(b)
             tensors[f"{name}.folded_b"][-len(b) :] = b * np.float32(tensors["alpha"])
 
-    _tensor(own, "composition.safetensors", units)
+    change_tensors(own, "composition.safetensors", units)
     made = read_tensors(own / "composition.safetensors")
     folded = {f"base_model.model.{name}.lora_B.weight": made[f"{name}.folded_b"].T for name in names}
-    _tensor(own, "adapter_model.safetensors", lambda tensors: tensors.update(folded))
+    change_tensors(own, "adapter_model.safetensors", lambda tensors: tensors.update(folded))
 
 
 def _digest_again(folder: Path) -> None:
@@ -576,7 +585,7 @@ def _move(folder: Path, rows: slice, by: float) -> None:
             frozen = tensors["test"][:, 0]
             frozen[rows] += np.float32(by) * frozen.std(axis=0)
 
-        _tensor(folder, f"embeddings/{key}.safetensors", move)
+        change_tensors(folder, f"embeddings/{key}.safetensors", move)
         x = read_tensors(folder / f"embeddings/{key}.safetensors")["test"].astype(np.float64)
         rule = load_rule(folder / f"signatures/{key}.safetensors", names, config)
         scores = rule.task_scores(rule.scores(x))
@@ -612,7 +621,7 @@ def moved_energies_without_embedding(folder: Path, by: float = 0.01) -> None:
         energies[np.arange(len(frame)), energies.argmax(axis=1)] += by * energies.std()
         frame[columns] = energies
 
-    _table(folder, "predictions.parquet", change)
+    change_table(folder, "predictions.parquet", change)
     _again(folder)
 
 
@@ -623,7 +632,7 @@ def covariance_entry_in_all_arms(folder: Path, by: float = 0.01) -> None:
         tensors["covariances"][1, 2, 2] *= 1 + by
 
     for arm in ("paper", "ratio", "both"):
-        _tensor(folder, f"signatures/{arm}-{_full(folder)}.safetensors", change)
+        change_tensors(folder, f"signatures/{arm}-{_full(folder)}.safetensors", change)
 
 
 def other_max_length(folder: Path) -> None:
@@ -658,7 +667,7 @@ def other_encoder(folder: Path) -> None:
 
 def projection_entry(folder: Path, by: float = 1e-3) -> None:
     """One of an axis, by parts of its length."""
-    _tensor(folder, "projections.safetensors", lambda t: t["axes"].__setitem__((1, 0, 0), t["axes"][1, 0, 0] + np.float32(by)))
+    change_tensors(folder, "projections.safetensors", lambda t: t["axes"].__setitem__((1, 0, 0), t["axes"][1, 0, 0] + np.float32(by)))
 
 
 _RUNGS = ("L1", "L1b", "L2", "L3", "L5", "L5b", "L7", "L8", "L9", "L10")

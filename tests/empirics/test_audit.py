@@ -32,6 +32,7 @@ from empirics.cli import app
 from empirics.config import load_config
 from empirics.files.manifest import write_manifest
 from empirics.page.write import write_run_page
+from empirics.runs import embedding
 from empirics.runs.pipeline import run
 from theory import QuadraticLaw
 from theory.errors import InputError
@@ -80,12 +81,12 @@ def test_an_alteration_is_found_though_the_manifest_fits_it(alteration, sound, t
     """By the option that it takes: of some no other file tells, and without it these are found by the manifest alone."""
     folder = tmp_path / "run"
     shutil.copytree(REAL or sound, folder)
-    assert not check_files(RunFiles(folder)).findings
+    assert not check_files(folder).findings
     before = (folder / "manifest.json").read_bytes()
     alteration.apply(folder)
     # Whoever makes the report again makes the manifest again: this is that of the sound run.
     (folder / "manifest.json").write_bytes(before)
-    assert check_files(RunFiles(folder)).findings
+    assert check_files(folder).findings
     _make_good(folder, page=alteration.name != "page")
     found = audit(folder)
     assert found.checks[0].passed
@@ -154,9 +155,13 @@ def trained(tmp_path_factory):
     return home / "run", home
 
 
-def test_a_run_made_again_settles_all_but_its_times(trained):
+def test_a_run_made_again_settles_all_but_its_times(trained, monkeypatch):
+    opened = []
+    monkeypatch.setattr(embedding, "open_stream", lambda config, do=embedding.open_stream: opened.append(config) or do(config))
     found = audit(trained[0], thorough=True, repeat=True)
     assert found.passed, found.findings[:5]
+    # The same data tell where they come from, and make the run.
+    assert len(opened) == 1
     assert {check.how for check in found.checks} == {"recomputed", "reproduced", "compared", "printed again", "repeated"}
     assert [what for check in found.checks for what in check.not_checked] == [
         "seconds, memory, versions and machine in run.json: nothing on file says them twice"
