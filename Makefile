@@ -17,7 +17,7 @@ MUTANTS ?=
 # A run that is altered in copies to test the audit; made, in a small setting, if it is missing.
 AUDIT_RUN ?= runs/audit-seed0
 
-.PHONY: verify test kill-test audit-test fuzz stress test-gpu figures notebooks docs mutants types coverage bench lint lock sbom licences extras-test clean
+.PHONY: verify test kill-test audit-test fuzz stress test-gpu test-docs figures notebooks docs mutants types coverage bench lint lock sbom licences extras-test clean
 
 # Everything is pinned with hashes in supply/ (docs/how-to/dependencies.md), but PyTorch, whose builds differ, which brings its own.
 PIP := "$(BIN)/python" -m pip install --disable-pip-version-check -q
@@ -86,6 +86,11 @@ docs: $(VENV)/.ready
 	"$(BIN)/python" -m sphinx -E -W -n --keep-going -q -d docs/_build/doctrees -b html docs docs/_build/html
 	$(if $(LINKS),"$(BIN)/python" -m sphinx -W -n --keep-going -q -d docs/_build/doctrees -b linkcheck docs docs/_build/linkcheck)
 	@echo "The documentation lies in docs/_build/html/index.html"
+
+# That the site builds and its reference tells every option, setting and field; the other tests do without the packages for that.
+test-docs: $(VENV)/.ready
+	$(LOCKED) -r supply/docs.txt
+	"$(BIN)/python" -m pytest tests/docs/test_site.py
 
 # Changes the modules of the bounds one operator, number or argument at a time and expects a test to fail. Every mutant that survives must
 # stand in tests/theory/mutants.md with the reason why no test can tell it apart; "mutmut show NAME" shows one.

@@ -62,7 +62,8 @@ def test_every_option_of_every_command_is_told():
             section = text.partition(f"```{{program}} {words}\n")[2].partition("\n#")[0]
             for parameter in command.params:
                 assert parameter.param_type_name == "argument" or parameter.opts[0] in section, (words, parameter.opts)
-                assert parameter.name in section or parameter.param_type_name == "option", (words, parameter.name)
+                shown = parameter.metavar or parameter.name
+                assert shown in section or parameter.param_type_name == "option", (words, shown)
                 assert not parameter.help or parameter.help.split("[")[0][:40] in section
 
     below("proteus-bounds", get_command(app))
