@@ -147,13 +147,9 @@ def _modules(
         groups = adapters
     # A row of each document stands for all of them.
     first = np.unique(place, return_index=True)[1]
-    repeat = moved(torch.from_numpy(place), backbone.device)
-    spread = None
-    if first.size < place.size:
-        if np.array_equal(place, np.tile(np.arange(first.size), groups.size)):
-            spread = _Spread(slice(first.size), repeat, every=True)
-        else:
-            spread = _Spread(moved(torch.from_numpy(first), backbone.device), repeat, every=False)
+    once, repeat = (moved(torch.from_numpy(x), backbone.device) for x in (first, place))
+    every = np.array_equal(place, np.tile(np.arange(first.size), groups.size))
+    spread = _Spread(once, repeat, every) if first.size < place.size else None
     out: dict[str, nn.Module] = {}
     for name in dict.fromkeys([*stack.units, *stack.untouched]):
         base = backbone.model.get_submodule(name)
@@ -172,13 +168,13 @@ class _Spread:
 
     Attributes
     ----------
-    once : slice, or (documents,) int tensor
+    once : (documents,) int tensor
     repeat : (p,) int tensor
     every : bool
         Whether the pairs are every document under the first adapter, every document under the second, and so on.
     """
 
-    once: slice | Int[torch.Tensor, " documents"]
+    once: Int[torch.Tensor, " documents"]
     repeat: Int[torch.Tensor, " p"]
     every: bool
 
@@ -191,7 +187,7 @@ class _Shared(nn.Module):
         self.base, self.spread = base, spread
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.base(x[self.spread.once]).index_select(0, self.spread.repeat)
+        return self.base(x.index_select(0, self.spread.once)).index_select(0, self.spread.repeat)
 
 
 class _Grouped(nn.Module):
@@ -205,14 +201,18 @@ class _Grouped(nn.Module):
         a, b = self.factors
         groups, size, rank = a.shape
         shape = x.shape[:-1]
-        if self.spread is not None and self.spread.every:
-            # What every adapter gets is one matrix: one product for all of them.
-            x = rounded(x[self.spread.once])
-            low = x.flatten(0, -2) @ a.transpose(1, 2).reshape(groups * rank, size).T
-            y = self.base(x).view(1, len(low), -1).expand(groups, -1, -1)
-            return torch.baddbmm(y, low.view(-1, groups, rank).transpose(0, 1), b).view(*shape, -1)
-        x = rounded(x)
-        y = self.base(x) if self.spread is None else self.base(x[self.spread.once]).index_select(0, self.spread.repeat)
+        if self.spread is None:
+            x = rounded(x)
+            y = self.base(x)
+        else:
+            documents = rounded(x.index_select(0, self.spread.once))
+            y = self.base(documents)
+            if self.spread.every:
+                # What every adapter gets is one matrix: one product for all of them.
+                low = documents.flatten(0, -2) @ a.transpose(1, 2).reshape(groups * rank, size).T
+                low = low.view(-1, groups, rank).transpose(0, 1)
+                return torch.baddbmm(y.view(1, -1, y.shape[-1]).expand(groups, -1, -1), low, b).view(*shape, -1)
+            x, y = rounded(x), y.index_select(0, self.spread.repeat)
         low = torch.bmm(x.reshape(groups, -1, size), a)
         # In place, which autocast does not see; all three have the precision of the products already.
         return y.view(groups, -1, y.shape[-1]).baddbmm_(low, b).view(*shape, -1)
