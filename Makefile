@@ -124,6 +124,7 @@ bench: $(VENV)/.ready
 	"$(BIN)/python" benchmarks/cascade.py
 	"$(BIN)/python" benchmarks/serving.py
 	"$(BIN)/python" benchmarks/cost_model.py --quick
+	"$(BIN)/python" benchmarks/durability.py
 	"$(BIN)/python" benchmarks/sweep.py --cells 12 --repeats 1
 
 lint: $(VENV)/.tools
