@@ -42,7 +42,7 @@ test: $(VENV)/.ready
 kill-test: $(VENV)/.ready
 	"$(BIN)/python" tests/reliability/kill_runs.py --kills 200 --writes 1000
 
-# A hundred thousand generated and damaged inputs for every reader (docs/reliability.md): about an hour on two cores. READERS=... for some.
+# A hundred thousand generated and damaged inputs for every reader (docs/reliability.md): two to three hours. READERS=... for some.
 fuzz: $(VENV)/.ready
 	"$(BIN)/python" tests/fuzz/full.py $(READERS)
 
@@ -129,6 +129,7 @@ bench: $(VENV)/.ready
 	"$(BIN)/python" benchmarks/cascade.py
 	"$(BIN)/python" benchmarks/serving.py
 	"$(BIN)/python" benchmarks/cost_model.py --quick
+	"$(BIN)/python" benchmarks/durability.py
 	"$(BIN)/python" benchmarks/sweep.py --cells 12 --repeats 1
 
 lint: $(VENV)/.tools

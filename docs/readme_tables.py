@@ -1,6 +1,6 @@
 """The numbers of the README and of other pages, from the results kept in `docs/results` and that of the benchmark of costs.
 
-A block of such a page between `<!-- results: NAME -->` and `<!-- end -->` is what the function of that name gives::
+Every block of such a page (`page_blocks`) is what `blocks` names it by::
 
     python docs/readme_tables.py                                    # write the blocks anew
     python docs/readme_tables.py --keep RUN ABLATION COMPARISON COMPARISON   # first take over other results
@@ -9,11 +9,12 @@ A block of such a page between `<!-- results: NAME -->` and `<!-- end -->` is wh
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import page_blocks
 
 from empirics.files.record import read_json, write_bytes, write_json
 from empirics.reports.report import Report, Unit, markdown_table, rung_text, verdict
@@ -25,7 +26,6 @@ RESULTS = Path(__file__).parent / "results"
 COSTS = ROOT / "benchmarks" / "results" / "cost_model.json"
 # Rungs that the front page shows; the report has all.
 _SHOWN = ("L1b", "L2", "L3", "L5", "L5b", "L6", "L8")
-_BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n)(.*?)(<!-- end -->)", flags=re.S)
 
 
 def headline(report: Report) -> str:
@@ -180,7 +180,7 @@ def claims(report: Report, comparisons: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(["claim", "verdict", f"figures ({', '.join(streams)})", "shown by"], [list(row) for row in rows])
 
 
-def blocks() -> dict[str, Callable[[], str]]:
+def blocks() -> page_blocks.Makers:
     """What each block is made by."""
     report = Report.model_validate(read_json(RESULTS / "default.json"))
     comparisons = [read_json(RESULTS / f"compare-{stream}.json") for stream in ("text-5t", "news-4t")]
@@ -195,7 +195,7 @@ def blocks() -> dict[str, Callable[[], str]]:
     }
 
 
-def cost_blocks() -> dict[str, Callable[[], str]]:
+def cost_blocks() -> page_blocks.Makers:
     """What each block of the cost model's page is made by."""
     found = read_json(COSTS)
     return {
@@ -294,12 +294,6 @@ def _duration(seconds: float) -> str:
     return f"{value:.2g} {unit}" if value < 10 else f"{value:.0f} {unit}"
 
 
-def rendered(page: str) -> str:
-    """A page with every block made anew."""
-    made = blocks()
-    return _BLOCK.sub(lambda m: f"{m[1]}{made[m[2]]()}\n{m[4]}", page)
-
-
 def keep(run: Path, ablation: Path, *comparisons: Path) -> None:
     """Take over the report of a run, less the clusters of arms that do not head it, an ablation, and the summaries of comparisons."""
     report = read_json(run / "report.json")
@@ -319,8 +313,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.keep:
         keep(*options.keep)
-    for page in PAGES:
-        write_bytes(page, rendered(page.read_text("utf-8")).encode())
+    page_blocks.write(PAGES, blocks())
 
 
 if __name__ == "__main__":

@@ -1,26 +1,24 @@
 """The tables of pages that show results: those of `docs/results` and of `benchmarks/results`.
 
-A block of a page between `<!-- results: NAME -->` and `<!-- end -->` is what the function of that name gives::
+Every block of such a page (`page_blocks`) is what the function of its name gives::
 
     python docs/result_tables.py    # write the blocks anew
 """
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import page_blocks
 
-from empirics.files.record import read_json, write_bytes
+from empirics.files.record import read_json
 from empirics.reports.report import markdown_table
 from empirics.reports.rounding import rounded_up
 
 DOCS = Path(__file__).parent
-PAGES = ("reliability.md", "how-to/many-adapters.md")
-_BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n)(.*?)(<!-- end -->)", flags=re.S)
+PAGES = (DOCS / "reliability.md", DOCS / "how-to" / "many-adapters.md")
 
 
 def fuzz() -> str:
@@ -76,15 +74,9 @@ def extras() -> str:
     return markdown_table(["extra, alone", "packages", "MiB"], rows)
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"fuzz": fuzz, "cascade": cascade, "extras": extras}
-
-
-def rendered(page: str) -> str:
-    """A page with every block made anew."""
-    return _BLOCK.sub(lambda m: f"{m[1]}{BLOCKS[m[2]]()}\n{m[4]}", page)
+BLOCKS: page_blocks.Makers = {"fuzz": fuzz, "cascade": cascade, "extras": extras}
 
 
 if __name__ == "__main__":
-    for name in PAGES:
-        write_bytes(DOCS / name, rendered((DOCS / name).read_text("utf-8")).encode())
+    page_blocks.write(PAGES, BLOCKS)
     sys.exit()

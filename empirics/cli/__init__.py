@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 
@@ -33,6 +34,8 @@ for group in (data_app, sweep_app, plan_app):
 def main() -> None:
     """Run the command; one line on standard error tells of bad input (exit status 2) and of a full or failing disk (1)."""
     do_without_a_home()
+    # It is imported by others, and warns where no semaphores are to be had; sweeps alone start processes by it, and say so themselves.
+    warnings.filterwarnings("ignore", ".*joblib will operate in serial mode", UserWarning)
     try:
         app()
     except InputError as error:

@@ -17,6 +17,7 @@ from empirics import processes
 from empirics.encoders.anatomy import first_argument
 from empirics.encoders.backbone import Advance, Backbone, batches, check_embeddings, lower, shortened, suffix
 from empirics.encoders.feeding import ahead, image_threads, moved, prepared_images
+from theory.errors import InputError
 
 Padded = tuple[Float[torch.Tensor, "b t w"], Bool[torch.Tensor, "b t"] | None]
 
@@ -203,8 +204,10 @@ def encode_prefix(backbone: Backbone, inputs: Sequence[Any], advance: Advance | 
     Raises
     ------
     InputError
-        If an image does not decode or an embedding is not finite.
+        If there is no input, an image does not decode, or an embedding is not finite.
     """
+    if not len(inputs):
+        raise InputError("inputs", "are none; give at least one")
     lower(backbone)
     if backbone.modality == "text":
         inputs = backbone.tokenizer(list(inputs), truncation=True, max_length=backbone.config.max_length)["input_ids"]

@@ -298,8 +298,6 @@ class AdapterStages:
         """
         from empirics.encoders.prefix import encode_prefix
 
-        if not len(inputs):
-            raise InputError("inputs", "are none; give at least one")
         prefix = encode_prefix(self.backbone, list(inputs))
         return prefix, self.frozen_projection(prefix.frozen)
 

@@ -110,19 +110,18 @@ def open_index(folder: Path | str, device: str | torch.device = "cpu") -> Signat
     """
     folder = Path(folder).resolve()
     contents = _manifest(folder)
-    index = SignatureIndex(contents["dimension"], contents["rank"], contents["kind"], device)
-    frame = _read(folder, Shard(**contents["frame"]))
-    index.centre, index.unit = frame["centre"].numpy().copy(), frame["unit"].numpy().copy()
-    index._position = {name: j for j, name in enumerate(contents["names"])}
-    sizes = [block["size"] for block in contents["blocks"]]
-    tasks = np.split(frame["task"].numpy().copy(), np.cumsum(sizes)[:-1])
-    for block, task in zip(contents["blocks"], tasks, strict=False):
+    device = torch.device(device)
+    frame = {name: tensor.numpy().copy() for name, tensor in _read(folder, Shard(**contents["frame"])).items()}
+    blocks, sizes = [], [block["size"] for block in contents["blocks"]]
+    for block, task in zip(contents["blocks"], np.split(frame["task"], np.cumsum(sizes)[:-1]), strict=False):
         shards = {name: Shard(**block[name]) for name in _PARTS}
         for shard in shards.values():
             _measure(folder, shard)
-        parts = {name: _reader(folder, shard, index.device) for name, shard in shards.items()}
-        index.blocks.append(Block(parts, task, block["size"], _Stored(folder, shards)))
-    return index
+        parts = {name: _reader(folder, shard, device) for name, shard in shards.items()}
+        blocks.append(Block(parts, task, block["size"], _Stored(folder, shards)))
+    return SignatureIndex.restored(
+        contents["names"], blocks, frame["centre"], frame["unit"], rank=contents["rank"], kind=contents["kind"], device=device
+    )
 
 
 def _in_use(block: Block, name: Part) -> dict[str, torch.Tensor]:

@@ -76,8 +76,6 @@ class Router:
         InputError
             If there is no input, or an embedding is not finite.
         """
-        if not len(inputs):
-            raise InputError("inputs", "are none; give at least one")
         cache = encode_prefix(self.backbone, list(inputs))
         spaces = []
         if len(self.projections) > len(self.adapters):

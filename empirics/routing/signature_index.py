@@ -11,7 +11,7 @@ which half is holes is written anew, so that both cost what the task's own compo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
@@ -116,6 +116,41 @@ class SignatureIndex:
         for k, name in enumerate(signatures.names):
             own = signatures.own(k)
             out.add(name, gaussians.part(own), None if signatures.weights is None else signatures.weights[own])
+        return out
+
+    @classmethod
+    def restored(
+        cls,
+        names: Sequence[str],
+        blocks: Sequence[Block],
+        centre: Float[np.ndarray, " d"],
+        unit: Float[np.ndarray, " d"],
+        *,
+        rank: int,
+        kind: IndexRule,
+        device: str | torch.device = "cpu",
+    ) -> Self:
+        """The index that another one's parts make up; nothing is computed (`empirics.routing.index_files` keeps them).
+
+        Parameters
+        ----------
+        names : sequence of str
+            The tasks, in the order that the blocks number them in.
+        blocks : sequence of Block
+            In their order, on the device.
+        centre, unit : (d,) array
+            The coordinates of the blocks' float32 operands.
+        rank, kind, device
+            As of the other index.
+
+        Raises
+        ------
+        InputError
+            As the index itself.
+        """
+        out = cls(len(centre), rank, kind, device)
+        out.centre, out.unit, out.blocks = centre, unit, list(blocks)
+        out._position = {name: j for j, name in enumerate(names)}
         return out
 
     def __len__(self) -> int:

@@ -42,8 +42,15 @@ class Here:
         forget()
 
 
+def processes_can_start() -> bool:
+    """Whether processes of this machine can work beside each other: they wait by semaphores, for which Linux writes to `/dev/shm`."""
+    from joblib import effective_n_jobs
+
+    return effective_n_jobs(2) > 1
+
+
 class Processes:
-    """Processes of this machine.
+    """Processes of this machine, where they can start.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from rich.console import Console
 from empirics import processes
 from empirics.runs.machine import PhaseClock
 from empirics.runs.sharing import encoding_key
-from empirics.sweep.engines import Cluster, Engine, Here, Processes
+from empirics.sweep.engines import Cluster, Engine, Here, Processes, processes_can_start
 from empirics.sweep.grid import Cell
 from empirics.sweep.identity import versions
 from empirics.sweep.store import Place, check_store, open_store, places, state
@@ -26,6 +26,7 @@ from theory.errors import InputError
 
 # Seconds between two looks at cells that another sweep is computing.
 _PAUSE = 1.0
+_NO_PROCESSES = "others cannot start, since no semaphores are to be had here (/dev/shm cannot be written?)"
 
 
 def sweep(
@@ -53,7 +54,8 @@ def sweep(
     name : str
         Of the table's files.
     jobs : int, optional
-        Processes of this machine; its cores over the threads of a cell if None. One: this process, which then is not restarted if it dies.
+        Processes of this machine; if None, its cores over the threads of a cell, or one where no others can start. One: this process, which
+        then is not restarted if it dies.
     scheduler : str, optional
         Address of a Dask scheduler, whose workers compute instead.
     retries : int
@@ -69,8 +71,8 @@ def sweep(
     Raises
     ------
     InputError
-        For cells that cannot be computed, naming the first, before anything is written; a folder that holds anything else; a scheduler
-        that does not answer, or no longer.
+        For cells that cannot be computed, naming the first, before anything is written; a folder that holds anything else; several
+        processes where none can start; a scheduler that does not answer, or no longer.
     OSError
         If the disk is full or fails.
     """
@@ -78,6 +80,8 @@ def sweep(
         raise InputError("--jobs", "cannot be given beside --scheduler, which has workers of its own; leave one of them out")
     if processes.launched() > 1 and (jobs not in (None, 1) or scheduler is not None):
         raise InputError("--jobs", "cannot be given where several processes were launched: these share each cell")
+    if jobs is not None and jobs > 1 and not processes_can_start():
+        raise InputError("--jobs", f"asks for {jobs} processes, and {_NO_PROCESSES}; leave it out, or give 1")
     if retries < 1:
         raise InputError("--retries", f"must be at least 1, got {retries}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -91,7 +95,7 @@ def sweep(
             open_store(folder)
     write_cells(found, folder, name)
     if missing:
-        with _engine(missing, jobs, scheduler) as engine:
+        with _engine(missing, jobs, scheduler, quiet) as engine:
             _compute(missing, engine, retries, quiet)
     processes.leave_to_main()
     return write_table(found, folder, name)
@@ -103,11 +107,14 @@ def _begin_together(cells: Sequence[Cell]) -> None:
 
 
 @contextmanager
-def _engine(missing: Sequence[Place], jobs: int | None, scheduler: str | None) -> Iterator[Engine]:
+def _engine(missing: Sequence[Place], jobs: int | None, scheduler: str | None, quiet: bool) -> Iterator[Engine]:
     threads = max(place.cell.config.threads or 1 for place in missing)
     workers = min(jobs or max(1, _cores() // threads), len(missing))
     if processes.launched() > 1:
         workers = 1
+    elif workers > 1 and scheduler is None and not processes_can_start():
+        workers = 1
+        Console(stderr=True, quiet=quiet).print(f"one cell at a time: {_NO_PROCESSES}", soft_wrap=True)
     engine = Cluster(scheduler) if scheduler is not None else Here() if workers == 1 else Processes(workers, threads)
     try:
         yield engine

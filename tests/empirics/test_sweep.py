@@ -268,6 +268,18 @@ def test_what_cannot_be_computed_is_refused_before_anything_is_made(home, tmp_pa
     assert "cell order=2: compare.orders: 3 exceeds the 2 orders of 2 tasks" in capsys.readouterr().err
 
 
+def test_where_no_process_can_start_one_is_enough_unless_more_are_asked_for(grid, copied, quick, tmp_path, monkeypatch, capsys):
+    # As where joblib finds that /dev/shm cannot be written.
+    monkeypatch.setattr("joblib._parallel_backends.mp", None)
+    monkeypatch.setattr("empirics.sweep.run._cores", lambda: 2)
+    assert command(grid, "--out", tmp_path / "out", "--jobs", 2) == 2
+    err = capsys.readouterr().err
+    assert "--jobs: asks for 2 processes" in err and "/dev/shm" in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
+    unfinished(grid, copied, (0, 2), (1, 2))
+    assert command(grid, "--out", copied) == 0
+    assert "one cell at a time" in capsys.readouterr().err and sorted(quick[0]) == [(0, 2), (1, 2)]
+
+
 def test_folders_of_others_and_of_other_versions_are_left_alone(grid, copied, tmp_path, capsys):
     (tmp_path / "other").mkdir()
     (tmp_path / "other/thesis.txt").write_text("mine")
