@@ -294,13 +294,12 @@ class AdapterStages:
         Raises
         ------
         InputError
-            If there is no input, or an embedding is not finite.
+            If there is no input or one that cannot be used (its number is named), or an embedding is not finite.
         """
+        from empirics.data.documents import check_inputs
         from empirics.encoders.prefix import encode_prefix
 
-        if not len(inputs):
-            raise InputError("inputs", "are none; give at least one")
-        prefix = encode_prefix(self.backbone, list(inputs))
+        prefix = encode_prefix(self.backbone, check_inputs(inputs, self.backbone.modality))
         return prefix, self.frozen_projection(prefix.frozen)
 
     def screen(self, opened: tuple[PrefixSource, Float[np.ndarray, "n d"]]) -> Float[np.ndarray, "n m"]:

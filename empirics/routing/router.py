@@ -17,6 +17,7 @@ from empirics.adapters.multi import embed_all
 from empirics.adapters.peft_folders import for_adapters, read_peft_folder
 from empirics.adapters.stack import AdapterStack, stack_adapters
 from empirics.config import CertifyConfig, RunConfig
+from empirics.data.documents import check_inputs
 from empirics.encoders.backbone import Backbone
 from empirics.encoders.loading import load_backbone
 from empirics.encoders.prefix import encode_prefix
@@ -75,11 +76,10 @@ class Router:
         Raises
         ------
         InputError
-            If there is no input, or an embedding is not finite.
+            If there is no input or one that cannot be used (its number is named), or an embedding is not finite.
         """
-        if not len(inputs):
-            raise InputError("inputs", "are none; give at least one")
-        cache = encode_prefix(self.backbone, list(inputs))
+        inputs = check_inputs(inputs, self.backbone.modality)
+        cache = encode_prefix(self.backbone, inputs)
         spaces = []
         if len(self.projections) > len(self.adapters):
             spaces.append(cache.frozen[:, None])

@@ -15,8 +15,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from empirics.config import CertifyConfig, RunConfig
-from empirics.data.documents import identity
-from empirics.data.images import Image
+from empirics.data.documents import check_inputs, identity
 from empirics.encoders.backbone import Backbone
 from empirics.files.record import read_parquet
 from empirics.reports.report import RungRow
@@ -25,7 +24,7 @@ from empirics.routing.router import Router, load_router, read_certificate
 from empirics.runs.evaluation import ALPHA
 from empirics.runs.run_folder import read_about, read_run
 from theory.conformal import RetrievalSets, nonconformity
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 
 HeldOut = tuple[Float[np.ndarray, "n m"], Int[np.ndarray, " n"], float]
 Certified = tuple[dict[str, RungRow], RungRow, str]
@@ -57,8 +56,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("inputs", "characters", "image_bytes"):
-            if getattr(self, name) < 1:
-                raise InputError(name, f"{getattr(self, name)} lets nothing through; allow at least 1")
+            check_whole(name, getattr(self, name), 1, "less lets nothing through")
 
     def check(self, inputs: Sequence[Any], modality: Literal["text", "image"]) -> list[Any]:
         """The inputs as a list, if they are within the limits.
@@ -68,28 +66,21 @@ class Limits:
         InputError
             If there are none or too many, or one (its number is named) is too long, empty or of another kind.
         """
-        if isinstance(inputs, str | bytes):
-            raise InputError("inputs", "are one text; give a list of them")
-        if not len(inputs):
-            raise InputError("inputs", "are none; give at least one")
-        if len(inputs) > self.inputs:
+        if not isinstance(inputs, str | bytes) and len(inputs) > self.inputs:
             raise InputError("inputs", f"are {len(inputs)}, and at most {self.inputs} are answered at once; send fewer")
-        for j, item in enumerate(inputs):
-            self._check_one(j, item, modality)
-        return list(inputs)
+        kept = check_inputs(inputs, modality)
+        for j, item in enumerate(kept):
+            self._check_one(j, item)
+        return kept
 
-    def _check_one(self, j: int, item: Any, modality: Literal["text", "image"]) -> None:
-        if modality == "text":
-            if not isinstance(item, str):
-                raise InputError("inputs", f"hold {type(item).__name__} as number {j}; this encoder takes texts")
+    def _check_one(self, j: int, item: Any) -> None:
+        if isinstance(item, str):
             if len(item) > self.characters:
                 raise InputError("inputs", f"hold a text of {len(item)} characters as number {j}, more than {self.characters}")
-        else:
-            if not isinstance(item, Image | np.ndarray):
-                raise InputError("inputs", f"hold {type(item).__name__} as number {j}; this encoder takes images")
-            size = item.nbytes if isinstance(item, np.ndarray) else len(item.encoded())
-            if size > self.image_bytes:
-                raise InputError("inputs", f"hold an image of {size} bytes as number {j}, more than {self.image_bytes}")
+            return
+        size = item.nbytes if isinstance(item, np.ndarray) else len(item.encoded())
+        if size > self.image_bytes:
+            raise InputError("inputs", f"hold an image of {size} bytes as number {j}, more than {self.image_bytes}")
         try:
             identity(item)
         except InputError as error:
