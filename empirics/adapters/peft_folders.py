@@ -89,7 +89,7 @@ class PeftFolder:
     notes: tuple[str, ...]
 
 
-def read_peft_folder(folder: Path, backbone: Backbone, task: str | None = None) -> PeftFolder:
+def read_peft_folder(folder: Path | str, backbone: Backbone, task: str | None = None) -> PeftFolder:
     """Read a LoRA folder so that the encoder under the adapter computes what PEFT computes, to float tolerance.
 
     Folders trained on a model with a head (names such as ``bert.encoder...``) are read for their encoder; the head has no
@@ -97,7 +97,7 @@ def read_peft_folder(folder: Path, backbone: Backbone, task: str | None = None) 
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or str
         With `adapter_config.json` and `adapter_model.safetensors`.
     backbone : Backbone
         The encoder that the adapter is for; it is not changed.
@@ -110,6 +110,7 @@ def read_peft_folder(folder: Path, backbone: Backbone, task: str | None = None) 
         For a file that is missing or corrupt, a pickle, another method than LoRA or a variant of it that cannot be expressed
         exactly (the field is named), an adapter for another encoder, and tensors that are missing, left over or not finite.
     """
+    folder = Path(folder)
     fields = _read_config(folder)
     tensors = _read_weights(folder)
     _check_ranks(folder, fields, tensors)

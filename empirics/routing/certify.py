@@ -65,13 +65,13 @@ class _Fitted:
 
 
 def certify(
-    folders: Mapping[str, Path],
+    folders: Mapping[str, Path | str],
     samples: pd.DataFrame,
     config: CertifyConfig | None = None,
     *,
     source: str = "samples",
     backbone: Backbone | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     quiet: bool = True,
     resume: bool = False,
 ) -> Certificate:
@@ -83,7 +83,7 @@ def certify(
 
     Parameters
     ----------
-    folders : mapping from task to Path
+    folders : mapping from task to Path or str
         PEFT LoRA folders, at least two.
     samples : DataFrame
         Columns `task` and either `text` or `image`, and optionally `label` (`empirics.data.samples`). Must not hold what the adapters were
@@ -93,7 +93,7 @@ def certify(
         Where the samples come from, for messages.
     backbone : Backbone, optional
         Loaded by ``config.backbone`` by default.
-    out : Path, optional
+    out : Path or str, optional
         Folder for `certificate.json`, `samples.parquet` (a row per sample: part, retrieved task and the score of every task) and
         `signatures/RULE.safetensors`, which `theory.read_signatures` reads and which also hold projections and background: what
         `empirics.routing.router.load_router` serves from. Must not hold anything but what the same call left when it was cut short.
@@ -109,7 +109,14 @@ def certify(
     """
     import torch
 
-    config = config or CertifyConfig()
+    if not isinstance(folders, Mapping):
+        raise InputError("folders", f"is a {type(folders).__name__}; give a mapping from task to folder")
+    if not isinstance(samples, pd.DataFrame):
+        raise InputError("samples", f"is a {type(samples).__name__}; give a DataFrame with columns task, and text or image")
+    if not isinstance(config, CertifyConfig | None):
+        raise InputError("config", f"is a {type(config).__name__}; give a CertifyConfig, which load_certify_config makes of a dict")
+    folders = {name: Path(folder) for name, folder in folders.items()}
+    config, out = config or CertifyConfig(), None if out is None else Path(out)
     names = tuple(folders)
     if len(names) < 2:
         raise InputError("ADAPTERS", f"names {len(names)} adapters; retrieval needs at least two")

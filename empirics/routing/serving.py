@@ -187,13 +187,18 @@ def worker_of(backbone: Backbone) -> ThreadPoolExecutor:
 
 
 def load_served(
-    folder: Path, rule: str | None = None, *, alpha: float | None = None, limits: Limits | None = None, backbone: Backbone | None = None
+    folder: Path | str,
+    rule: str | None = None,
+    *,
+    alpha: float | None = None,
+    limits: Limits | None = None,
+    backbone: Backbone | None = None,
 ) -> Served:
     """Load what a service needs from the folder of a run, or from one that `proteus-bounds certify` wrote.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or str
     rule : str, optional
         As for `empirics.routing.router.load_router`. To be fixed before certificates are looked at, or, of a folder that was
         certified with all rules, at will: those limits hold together.
@@ -208,6 +213,7 @@ def load_served(
     InputError
         For a folder, rule, adapter or level that cannot be used.
     """
+    folder = Path(folder)
     router = load_router(folder, rule, backbone=backbone)
     scores, task, level = held_out(folder, router)
     sets = RetrievalSets.calibrate(scores, task, level if alpha is None else alpha)

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    config: RunConfig, folder: Path, *, quiet: bool = False, resume: bool = False, then: Callable[[Path], object] | None = None
+    config: RunConfig, folder: Path | str, *, quiet: bool = False, resume: bool = False, then: Callable[[Path], object] | None = None
 ) -> Report:
     """Train, embed, fit, retrieve, and report.
 
@@ -59,7 +59,7 @@ def run(
     Parameters
     ----------
     config : RunConfig
-    folder : Path
+    folder : Path or str
         Made here; must not hold anything but a run of the same settings that was cut short. That one goes on; or begins anew if versions,
         machine, data or weights are not what they were.
     quiet : bool
@@ -78,6 +78,7 @@ def run(
     # torch takes seconds to import, and a report that is made again does without.
     from empirics.runs.embedding import encode, open_stream, train_and_embed, use_threads
 
+    folder = Path(folder)
     use_threads(config)
     stream, backbone = open_stream(config)
     check_signatures(config, stream, backbone.dimension)
