@@ -117,11 +117,14 @@ def read_peft_folder(folder: Path | str, backbone: Backbone, task: str | None = 
     model, prefix = _skeleton(backbone.model, tensors)
     _check_saved_modules(folder, fields, model)
     tensors, head = _without_head(tensors, prefix)
-    layers = _inject(folder, fields, model, tensors)
+    idle = None if backbone.pooling == "pooler" else f"{prefix}pooler."
+    layers, left_out = _inject(folder, fields, model, tensors, idle)
     units = {name.removeprefix(prefix): found for name, found in layers.items()}
     notes = []
     if head:
         notes.append(f"{folder.name}: {len(head)} tensors of a head outside the encoder are left out, such as {head[0]}")
+    if left_out:
+        notes.append(f"{folder.name}: {left_out[0]} is left out: the pooler has no part in these embeddings")
     known = _encoder_name(backbone)
     base = fields.base_model_name_or_path or None
     if base is None:
@@ -269,8 +272,14 @@ def _without_head(tensors: dict[str, torch.Tensor], prefix: str) -> tuple[dict[s
     return own, sorted(tensors.keys() - own.keys())
 
 
-def _inject(folder: Path, fields: _Fields, model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, Units]:
-    """Let PEFT place and fill its layers, and read the units off, scales folded into b."""
+def _inject(
+    folder: Path, fields: _Fields, model: nn.Module, tensors: dict[str, torch.Tensor], idle: str | None
+) -> tuple[dict[str, Units], list[str]]:
+    """Let PEFT place and fill its layers, and read the units off, scales folded into b; and the modules left out.
+
+    Those are the ones whose names begin with `idle`. They may lack their tensors, too: models with a head for tokens are trained without a
+    pooler, and what adapts all linear maps adapts none there.
+    """
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
     from peft.tuners.lora import LoraLayer
 
@@ -310,6 +319,8 @@ def _inject(folder: Path, fields: _Fields, model: nn.Module, tensors: dict[str, 
             str(folder / WEIGHTS), f"does not fit ({problem}); the adapter is for another encoder or its settings are wrong"
         ) from None
     missing = sorted(name.replace(".default", "") for name in found.missing_keys if ".lora_" in name)
+    left_out = [name for name in layers if idle is not None and name.startswith(idle)]
+    missing = [name for name in missing if name.rpartition(".lora_")[0] not in left_out]
     if missing:
         raise InputError(str(folder / WEIGHTS), f"lacks {len(missing)} tensors, such as {missing[0]}; save the adapter again")
     if found.unexpected_keys:
@@ -318,7 +329,7 @@ def _inject(folder: Path, fields: _Fields, model: nn.Module, tensors: dict[str, 
             str(folder / WEIGHTS),
             f"holds {len(extra)} tensors that {CONFIG} or this encoder has no place for, such as {extra[0]}; is it for another encoder?",
         )
-    return {name: _units(layer) for name, layer in layers.items()}
+    return {name: _units(layer) for name, layer in layers.items() if name not in left_out}, left_out
 
 
 def _units(layer: Any) -> Units:

@@ -280,7 +280,11 @@ class AdapterStages:
             If the full search runs no adapters in the layers.
         """
         if full.stack is None:
-            raise InputError("rule", f"{full.name!r} runs no adapters in the layers, and needs no cascade or cannot have one")
+            behind = [n for x in full.adapters for n in x.folded if not n.startswith(f"{full.backbone.layers}.")]
+            why = (
+                f"adapts {behind[0]}, behind the layers, and cannot have a cascade" if behind else "runs no adapters, and needs no cascade"
+            )
+            raise InputError("rule", f"{full.name!r} {why}")
         own = full.projections[-len(full.adapters) :]
         return cls(full.backbone, full.stack, screen.rule, screen.projections[0], full.rule, own)
 
