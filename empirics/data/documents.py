@@ -268,7 +268,10 @@ def name_of(value: Any, role: str) -> str:
     if isinstance(value, int):
         value = str(value)
     if not isinstance(value, str) or not value.strip() or value.strip().lower() == "nan":
-        raise InputError(role, f"is {shown(value)}; every row needs a {role}")
+        needed = (
+            f"a {role} is a text or a whole number" if isinstance(value, float) and math.isfinite(value) else f"every row needs a {role}"
+        )
+        raise InputError(role, f"is {shown(value)}; {needed}")
     name = value.strip()
     if len(name) > 200 or not name.isprintable():
         raise InputError(role, f"is no {role} ({name[:40]!r}...); use up to 200 printable characters")

@@ -306,7 +306,8 @@ def _dealt(config: StreamConfig, tasks: Sequence[Task], frames: Sequence[pd.Data
     task, label, part = [], [], []
     for k, (item, frame) in enumerate(zip(tasks, frames, strict=True)):
         if len(item.classes) < 2:
-            raise InputError(f"task {item.name}", "has one class only; a task needs at least two")
+            left = "has one class only" if item.classes else "has no class of which documents are left"
+            raise InputError(f"task {item.name}", f"{left}; a task needs at least two")
         if len(set(item.classes)) < len(item.classes):
             raise InputError(f"task {item.name}", f"lists a class twice: {', '.join(item.classes)}; name each class once")
         for c, name in enumerate(item.classes):
