@@ -65,6 +65,9 @@ def _check_folder(folder: Path) -> None:
     ------
     InputError
     """
+    # Taken for a name of the hub otherwise, which transformers and PEFT look up there.
+    if not folder.is_dir():
+        raise InputError(str(folder), "is no folder")
     if (folder / "adapter_config.json").exists():
         raise InputError(str(folder / "adapter_config.json"), "makes this an adapter, whose encoder lies elsewhere; give the encoder")
     index = folder / "model.safetensors.index.json"
