@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from theory.arrays import check_finite, kept, real_array, symmetrised
 from theory.bound import Assumption
 from theory.errors import InputError
-from theory.gaussians import Gaussians
+from theory.gaussians import Gaussians, GaussianStack
 from theory.signatures import Signatures
 
 __all__ = ["Gaussians", "QueryLaw", "Rule", "RuleKind", "Signatures", "well_specified"]
@@ -65,7 +65,7 @@ class Rule:
     """
 
     signatures: Signatures
-    background: Gaussians | None = None
+    background: GaussianStack | None = None
     kind: RuleKind = "max"
     scales: Float[np.ndarray, " K"] = field(init=False, repr=False)
     offsets: Float[np.ndarray, " K"] = field(init=False, repr=False)
