@@ -234,6 +234,17 @@ class CertifyConfig(Group):
     query_law: QueryLawConfig = QueryLawConfig()
 
 
+def check_settings(config: object, kind: type[Group]) -> None:
+    """Refuse what is no group of settings of this kind, such as a dict, or the settings of a whole run in the place of one group's.
+
+    Raises
+    ------
+    InputError
+    """
+    if not isinstance(config, kind):
+        raise InputError("config", f"is a {type(config).__name__}; give a {kind.__name__}")
+
+
 def presets() -> list[str]:
     """Names of the shipped presets."""
     files = resources.files("empirics").joinpath("configs").iterdir()

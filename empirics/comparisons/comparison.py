@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from empirics import processes
 from empirics.comparisons.standings import SCHEMA, TABLES, cell_folder, summarise
-from empirics.config import RunConfig
+from empirics.config import RunConfig, check_settings
 from empirics.data.generic_corpus import generic_corpus
 from empirics.data.images import digest
 from empirics.data.streams import Stream, load_stream
@@ -108,6 +108,7 @@ def compare(config: RunConfig, folder: Path | str, *, quiet: bool = False, resum
     """
     from empirics.runs.embedding import open_stream, use_threads
 
+    check_settings(config, RunConfig)
     folder, methods = Path(folder), chosen_methods(config)
     settings = {"schema": SCHEMA, "config": config.model_dump(mode="json")}
     there = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else settings

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from empirics.adapters.adapter import Adapter, active
 from empirics.adapters.multi import embed_all
 from empirics.adapters.peft_folders import PeftFolder, for_adapters, read_peft_folder
-from empirics.config import CertifyConfig
+from empirics.config import CertifyConfig, check_settings
 from empirics.data.samples import PARTS, Samples, check_samples
 from empirics.encoders.backbone import Advance, Backbone
 from empirics.encoders.loading import load_backbone
@@ -113,10 +113,9 @@ def certify(
         raise InputError("folders", f"is a {type(folders).__name__}; give a mapping from task to folder")
     if not isinstance(samples, pd.DataFrame):
         raise InputError("samples", f"is a {type(samples).__name__}; give a DataFrame with columns task, and text or image")
-    if not isinstance(config, CertifyConfig | None):
-        raise InputError("config", f"is a {type(config).__name__}; give a CertifyConfig, which load_certify_config makes of a dict")
     folders = {name: Path(folder) for name, folder in folders.items()}
-    config, out = config or CertifyConfig(), None if out is None else Path(out)
+    config, out = CertifyConfig() if config is None else config, None if out is None else Path(out)
+    check_settings(config, CertifyConfig)
     names = tuple(folders)
     if len(names) < 2:
         raise InputError("ADAPTERS", f"names {len(names)} adapters; retrieval needs at least two")

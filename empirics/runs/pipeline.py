@@ -17,7 +17,7 @@ import pandas as pd
 from jaxtyping import Float
 from sklearn.base import ClassifierMixin
 
-from empirics.config import RunConfig, SignatureConfig
+from empirics.config import RunConfig, SignatureConfig, check_settings
 from empirics.data.streams import Stream, TrainingParts, training_parts
 from empirics.files.claim import claimed, finish_folder
 from empirics.files.manifest import MANIFEST
@@ -78,6 +78,7 @@ def run(
     # torch takes seconds to import, and a report that is made again does without.
     from empirics.runs.embedding import encode, open_stream, train_and_embed, use_threads
 
+    check_settings(config, RunConfig)
     folder = Path(folder)
     use_threads(config)
     stream, backbone = open_stream(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import tiny
@@ -68,3 +69,19 @@ def test_what_certify_cannot_take_is_named(argument, arguments):
     with pytest.raises(InputError) as refused:
         empirics.certify(*arguments, backbone=tiny.backbone())
     assert refused.value.argument == argument
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: empirics.run({"seed": 1}, "out"),
+        lambda: empirics.compare({"seed": 1}, "out"),
+        lambda: empirics.check_data({"seed": 1}),
+        lambda: empirics.load_stream(empirics.load_config(preset="small"), np.random.default_rng(0)),
+        lambda: empirics.load_backbone("encoder"),
+    ],
+    ids=["run", "compare", "check_data", "load_stream", "load_backbone"],
+)
+def test_what_are_no_settings_is_told(call):
+    with pytest.raises(InputError, match=r"config: is a \w+; give a \w+Config"):
+        call()
