@@ -234,13 +234,24 @@ class CertifyConfig(Group):
     query_law: QueryLawConfig = QueryLawConfig()
 
 
+def check_settings(config: object, kind: type[Group]) -> None:
+    """Refuse what is no group of settings of this kind, such as a dict, or the settings of a whole run in the place of one group's.
+
+    Raises
+    ------
+    InputError
+    """
+    if not isinstance(config, kind):
+        raise InputError("config", f"is a {type(config).__name__}; give a {kind.__name__}")
+
+
 def presets() -> list[str]:
     """Names of the shipped presets."""
     files = resources.files("empirics").joinpath("configs").iterdir()
     return sorted(p.name.removesuffix(".yaml") for p in files if p.name.endswith(".yaml"))
 
 
-def load_config(path: Path | None = None, preset: str = "default", overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(path: Path | str | None = None, preset: str = "default", overrides: Sequence[str] = ()) -> RunConfig:
     """Read settings from a preset, then a YAML or TOML file, then overrides such as ``training.epochs=2``.
 
     Raises
@@ -252,7 +263,7 @@ def load_config(path: Path | None = None, preset: str = "default", overrides: Se
         raise InputError("--preset", f"{preset!r} is unknown; choose from {', '.join(presets())}")
     data = yaml.safe_load(resources.files("empirics").joinpath("configs", f"{preset}.yaml").read_text("utf-8")) or {}
     if path is not None:
-        data = _merged(data, read_table(path))
+        data = _merged(data, read_table(Path(path)))
         # On its own first, so that a fault of an override is not laid on the file.
         _validated(RunConfig, data, str(path))
     return _validated(RunConfig, _overridden(data, overrides), "--set" if overrides else str(path or preset))

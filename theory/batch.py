@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from theory.arrays import real_array
 from theory.bound import LOG_IMPOSSIBLE
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 from theory.margin import Margins, margins
 from theory.mixture import QueryLaw, Rule
 from theory.quadratic import QuadraticLaw
@@ -95,10 +96,12 @@ def batch_bound(bases: Float[np.ndarray, " m"], size: int) -> float:
     Raises
     ------
     InputError
-        If the size is not at least 1.
+        If the size is no whole number of at least 1, or there is no base.
     """
-    if size < 1:
-        raise InputError("batch", f"{size} is no batch size; needs at least 1")
+    check_whole("batch", size, 1, "a number of queries")
+    bases = real_array("bases", bases)
+    if bases.ndim != 1 or not (bases > -np.inf).any():
+        raise InputError("bases", f"of shape {bases.shape} hold none above -inf; give a row of task_exponents")
     with np.errstate(over="ignore"):
         terms = np.maximum(np.minimum(size * bases[bases > -np.inf], 0.0), LOG_IMPOSSIBLE)
     top = terms.max()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Int
 from scipy import special
 
 from theory.bound import Assumption, Bound, nothing_known
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 from theory.frames import data_frame
 
 if TYPE_CHECKING:
@@ -141,8 +142,7 @@ def certificate(errors: int, n: int, confidence: float, simultaneous: int = 1) -
         If the counts, the confidence or `simultaneous` are out of range.
     """
     measured = Measured(errors, n, confidence)
-    if simultaneous < 1:
-        raise InputError("simultaneous", f"{simultaneous} is not a number of statements; needs at least 1")
+    check_whole("simultaneous", simultaneous, 1, "a number of statements")
     limit = upper_limit(errors, n, (1 - confidence) / simultaneous)
     return Bound(
         name="L8",
@@ -227,6 +227,10 @@ def simultaneous_certificates(
 
 
 def _check_counts(errors: int, n: int) -> None:
+    # A share of errors taken for their number would make the limit far too low.
+    for name, value in (("errors", errors), ("n", n)):
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise InputError(name, f"is {value!r}, no whole number; give the number of errors and of samples, not a rate")
     if n < 1 or not 0 <= errors <= n:
         raise InputError("errors", f"{errors} errors in {n} samples is not a count; needs 0 <= errors <= n, n >= 1")
 
@@ -252,7 +256,15 @@ def misfit_floor(measured_low: float, predicted: float) -> float:
 
     A lower confidence limit q of the measured error above the model's error p proves ``KL(Q, P) >= kl(q, p)``; 0 if
     ``q <= p``, where nothing is proved. Capped at the largest float for p = 0.
+
+    Raises
+    ------
+    InputError
+        If one of them is no probability.
     """
+    for name, value in (("measured_low", measured_low), ("predicted", predicted)):
+        if not 0 <= value <= 1:
+            raise InputError(name, f"{value} is not inside [0, 1]")
     if measured_low <= predicted:
         return 0.0
     return min(binary_kl(measured_low, predicted), float(np.finfo(np.float64).max))

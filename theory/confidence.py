@@ -24,7 +24,7 @@ from scipy.special import logsumexp
 
 from theory.balls import kl_ball, renyi_ball
 from theory.bound import Bound
-from theory.errors import InputError, check_whole
+from theory.errors import InputError, check_generator, check_whole
 from theory.frames import data_frame
 from theory.ladder import ladder
 from theory.mixture import QueryLaw, Rule
@@ -114,6 +114,7 @@ def divergence_radius(
     InputError
         If n <= D, a setting is out of range, or the draws are too few for beta.
     """
+    check_generator(rng)
     n, D = _whole("n", n, 2), _whole("D", D, 1)
     draws, simultaneous = _whole("draws", draws, 2), _whole("simultaneous", simultaneous, 1)
     if n <= D:

@@ -21,7 +21,7 @@ from scipy import special
 
 from theory.bound import Assumption, Bound
 from theory.certificates import upper_limit
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 
 # Relative slack for the rounding of the binomial distribution function; a rank that is not clearly enough is raised.
 _ROUNDING = 1e-10
@@ -55,8 +55,8 @@ def conformal_confidence(n: int, alpha: float, beta: float) -> int:
     """
     _check_level("alpha", alpha)
     _check_level("beta", beta)
-    if n < 0:
-        raise InputError("n", f"{n} is not a number of samples")
+    check_whole("n", n, 0, "a number of samples")
+    n = int(n)
     # The largest number of scores above the threshold whose binomial probability stays below beta, by bisection.
     low, high = -1, n
     while high - low > 1:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from numbers import Integral
 
+import numpy as np
+
 # Characters of a message; what is longer loses its middle.
 _LONGEST = 3000
 
@@ -49,6 +51,12 @@ def check_whole(argument: str, value: object, least: int, reason: str = "", most
         return
     limits = f"of at least {least}" if most is None else f"from {least} to {most}"
     raise InputError(argument, f"{value!r} is not a whole number {limits}" + (f"; {reason}" if reason else ""))
+
+
+def check_generator(rng: object) -> None:
+    """Refuse what is no random generator, such as a seed, before any work is done for which it would be needed."""
+    if not isinstance(rng, np.random.Generator):
+        raise InputError("rng", f"{rng!r} is no numpy.random.Generator; give numpy.random.default_rng(SEED)")
 
 
 def _line(text: str) -> str:

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from theory.errors import InputError
 from theory.gaussians import Gaussians
 from theory.lowrank import LowRankGaussians, LowRankSignatures
-from theory.mixture import QueryLaw
+from theory.mixture import QueryLaw, Rule, RuleKind
 from theory.product import ProductGaussians, ProductSignatures
 from theory.signatures import Signatures
 
@@ -152,7 +152,7 @@ def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
     raise InputError(str(path), f"has the unknown ending {path.suffix!r}; give a .safetensors or .npz file")
 
 
-def _need(path: Path | str, arrays: dict[str, np.ndarray], *names: str) -> None:
+def _need(path: Path | str, arrays: Mapping[str, np.ndarray], *names: str) -> None:
     missing = [name for name in names if name not in arrays]
     if missing:
         raise InputError(str(path), f"lacks {', '.join(missing)}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
@@ -164,7 +164,43 @@ def read_signatures(path: Path | str) -> Signatures:
     Instead of `covariances`, `factors` (K, d, r) and `diagonals` (K, d) give `theory.lowrank.LowRankSignatures`. With the same once
     more under names that begin with `common_` they are `theory.product.ProductSignatures`, and what has no such name is the own block.
     """
+    return _signatures(path, read_arrays(path))
+
+
+def read_rule(path: Path | str, kind: RuleKind = "max", *, shared: bool = False) -> Rule:
+    """The rule that a file of signatures is of: with the background that runs and certificates keep beside them, where there is one.
+
+    Parameters
+    ----------
+    path : Path or str
+        As for `read_signatures`; the background under names that begin with `background_`.
+    kind : {"max", "mixture", "angular"}
+    shared : bool
+        Refuse what lies in several embedding spaces by the file's own word: a background for each, or more than one projection. Queries
+        in one shared space have no scores under such a rule.
+
+    Raises
+    ------
+    InputError
+        As `read_signatures`, and for a background that does not fit.
+    """
     arrays = read_arrays(path)
+    signatures = _signatures(path, arrays)
+    apart = any(name.startswith("background_") for name in arrays)
+    if shared and (apart or len(arrays.get("projection_mean", ())) > 1):
+        raise InputError(
+            str(path),
+            "holds signatures of several embedding spaces, which no query follows in a shared one; give a query law (--queries)",
+        )
+    if apart:
+        _need(path, arrays, *gaussian_names(arrays, "background_"))
+    try:
+        return Rule(signatures, gaussians_from(arrays, "background_") if apart else None, kind)
+    except InputError as error:
+        raise InputError(f"{path}: {error.argument}", error.problem) from None
+
+
+def _signatures(path: Path | str, arrays: Mapping[str, np.ndarray]) -> Signatures:
     _need(path, arrays, "task", *gaussian_names(arrays))
     try:
         return signatures_from(arrays)

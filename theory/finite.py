@@ -17,7 +17,7 @@ from scipy.linalg import cho_solve
 from scipy.special import gammaln, logsumexp
 
 from theory.bound import Assumption, Bound
-from theory.errors import InputError, check_whole
+from theory.errors import InputError, check_generator, check_whole
 from theory.exact import tail_probability
 from theory.frames import data_frame
 from theory.margin import accuracy, form_rounding, margins, outwards
@@ -174,8 +174,10 @@ def exceedance(bound: Bound, error: float) -> Bound:
     Raises
     ------
     InputError
-        If the error is out of range.
+        If the error is out of range, or the bound is another one: one that holds with a confidence says nothing of an expectation.
     """
+    if bound.name != "plug-in":
+        raise InputError("bound", f"is {bound.name}, no bound on the expected error; give one of plug_in_bound")
     if not 0 < error <= 1:
         raise InputError("error", f"{error} is not inside (0, 1]")
     return Bound(
@@ -393,6 +395,7 @@ def plug_in_errors(
     counts = _counts(signatures, counts, plug_in=estimator is None)
     for name, value in (("draws", draws), ("simulations", simulations)):
         check_whole(name, value, 1)
+    check_generator(rng)
     law = well_specified(signatures) if law is None else law
     drawn = [_draw(signatures, counts, rng, estimator) for _ in range(draws)]
     log_pairs = [_log_pairs(candidate, law) for candidate in (signatures, *drawn)]

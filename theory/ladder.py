@@ -18,7 +18,7 @@ from theory.balls import chi_square_ball, kl_ball
 from theory.batch import batch_bound, log_bases
 from theory.bound import Assumption, Bound, nothing_known
 from theory.certificates import certificate
-from theory.errors import InputError
+from theory.errors import InputError, check_generator, check_whole
 from theory.exact import TailProbability, tail_probability
 from theory.frames import data_frame
 from theory.margin import Margins, accuracy, margins, outwards
@@ -71,11 +71,27 @@ class HeldOut:
     Parameters
     ----------
     errors, n : (K,) int arrays
-        Errors and samples for each signature component as the true cluster; n = 0 where there are none.
+        Errors and samples for each signature component as the true cluster; n = 0 where there are none. Only the sums over a task count
+        for tasks, so that a task's samples may stand with any of its components.
+
+    Raises
+    ------
+    InputError
+        If the two are no whole numbers, or differ in length.
     """
 
     errors: Int[np.ndarray, " K"]
     n: Int[np.ndarray, " K"]
+
+    def __post_init__(self) -> None:
+        for name in ("errors", "n"):
+            value = np.asarray(getattr(self, name))
+            # Rates, rounded down to counts, would certify what was never measured.
+            if value.ndim != 1 or not np.issubdtype(value.dtype, np.integer):
+                raise InputError(name, f"has shape {value.shape} and dtype {value.dtype}; needs one integer for each signature component")
+            object.__setattr__(self, name, value)
+        if self.errors.shape != self.n.shape:
+            raise InputError("errors", f"has {self.errors.size} entries, and n {self.n.size}; needs one for each signature component")
 
 
 @dataclass(frozen=True)
@@ -233,20 +249,23 @@ def ladder(
     """
     if not 0 < confidence < 1:
         raise InputError("confidence", f"{confidence} is not inside (0, 1)")
-    if simulations < 0:
-        raise InputError("simulations", f"{simulations} is negative")
+    check_whole("simulations", simulations, 0)
     if sampling not in ("auto", "plain", "importance"):
         raise InputError("sampling", f"{sampling!r} is unknown; choose auto, plain or importance")
-    if batch < 1:
-        raise InputError("batch", f"{batch} is no batch size; needs at least 1")
+    check_whole("batch", batch, 1, "a number of queries")
     if units not in ("all", "tasks", "overall"):
         raise InputError("units", f"{units!r} is unknown; choose all, tasks or overall")
-    if intersections < 0:
-        raise InputError("intersections", f"{intersections} is negative")
-    if isinstance(rule, Signatures):
+    check_whole("intersections", intersections, 0)
+    if rng is not None:
+        check_generator(rng)
+    if not isinstance(rule, Rule):
         rule = Rule(rule)
     if law is None:
         law = well_specified(rule.signatures)
+    if held_out is not None and held_out.n.size != len(rule.signatures):
+        raise InputError(
+            "held_out", f"counts {held_out.n.size} clusters; needs one for each of {len(rule.signatures)} signature components"
+        )
     known = accuracy(rule)
     found = margins(rule, law, advance)
     tail = tail_probability(found.margin)

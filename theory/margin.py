@@ -84,10 +84,13 @@ def margins(rule: Rule, law: QueryLaw, advance: Callable[[int], None] | None = N
         If the law's dimension, number of spaces or task numbers do not fit the signatures, or a covariance is too ill-conditioned.
     """
     signatures = rule.signatures
+    if not isinstance(law, QueryLaw):
+        raise InputError("query law", f"is a {type(law).__name__}; give a QueryLaw, such as well_specified(signatures)")
     C, S, d = law.means.shape
     views = law_views(rule, law)
     if law.task.min() < 0 or law.task.max() >= signatures.tasks:
-        raise InputError("query task", f"holds task {int(law.task.max())}; signatures know 0 to {signatures.tasks - 1}")
+        stranger = int(law.task.min()) if law.task.min() < 0 else int(law.task.max())
+        raise InputError("query task", f"holds task {stranger}; signatures know 0 to {signatures.tasks - 1}")
     known = accuracy(rule)
     reference = np.empty(C, dtype=np.int64)
     own, other, margin, component, wrong, rounding = [], [], [], [], [], []

@@ -74,6 +74,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         signatures = self.signatures
+        if not isinstance(signatures, Signatures):
+            raise InputError("signatures", f"is a {type(signatures).__name__}; give Signatures, which read_signatures reads from a file")
         if self.kind not in get_args(RuleKind):
             raise InputError("kind", f"{self.kind!r} is no rule; choose one of {', '.join(get_args(RuleKind))}")
         sizes = np.bincount(signatures.task)
@@ -268,6 +270,8 @@ class QueryLaw:
         for name, value in (("query task", task), ("query cluster", cluster), ("query weights", weights)):
             if value.shape != (C,):
                 raise InputError(name, f"has shape {value.shape}; needs ({C},)")
+            if value is not weights and not np.issubdtype(value.dtype, np.integer):
+                raise InputError(name, f"has dtype {value.dtype}; needs one integer for each of the {C} components")
         if not np.isfinite(weights).all() or (weights <= 0).any():
             raise InputError("query weights", "must be positive and finite; drop components of no weight")
         covariances = symmetrised("query covariances", covariances)
@@ -344,11 +348,18 @@ def well_specified(signatures: Signatures, task_weights: Float[np.ndarray, " m"]
 
     Components of a task are weighted by ``signatures.weights``, or equally if there are none; tasks by `task_weights`,
     or equally.
+
+    Raises
+    ------
+    InputError
+        If there is no positive weight for each task.
     """
     within = signatures.weights
     if within is None:
         within = 1 / np.bincount(signatures.task)[signatures.task]
-    across = np.full(signatures.tasks, 1 / signatures.tasks) if task_weights is None else np.asarray(task_weights, dtype=np.float64)
+    across = np.full(signatures.tasks, 1 / signatures.tasks) if task_weights is None else real_array("task_weights", task_weights)
+    if across.shape != (signatures.tasks,) or not np.isfinite(across).all() or (across <= 0).any():
+        raise InputError("task_weights", f"needs a positive weight for each of {signatures.tasks} tasks")
     return QueryLaw(
         means=signatures.means[:, None, :],
         covariances=signatures.covariances,

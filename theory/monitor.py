@@ -32,7 +32,7 @@ from scipy import special
 
 from theory.bound import Assumption, Bound, nothing_known
 from theory.bounded_means import SLACK, Side, betting_interval, bounded_mean_interval, check_side, empirical_bernstein
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 
 __all__ = [
     "ErrorMonitor",
@@ -225,7 +225,9 @@ class ErrorMonitor:
         if not 0 < self.confidence < 1:
             raise InputError("confidence", f"{self.confidence} is not inside (0, 1)")
         _check_settings(0.5, "both", self.prior)
-        if not 0 <= self.errors <= self.n:
+        check_whole("n", self.n, 0, "the number of queries")
+        check_whole("errors", self.errors, 0, "the number of errors")
+        if self.errors > self.n:
             raise InputError("errors", f"{self.errors} errors in {self.n} queries is not a count; needs 0 <= errors <= n")
 
     def update(self, errors: Bool[np.ndarray, " n"] | Int[np.ndarray, " n"]) -> ErrorMonitor:

@@ -270,7 +270,15 @@ def queries_needed(alpha: float, confidence: float | None = 0.95) -> int:
     """The fewest held-out queries from which a loss of at most alpha can be certified (`Pruning.calibrate`).
 
     ``ln(1 - confidence) / ln(1 - alpha)`` without a loss among them, and ``1/alpha - 1`` for the marginal statement, rounded up.
+
+    Raises
+    ------
+    InputError
+        If a level is outside (0, 1).
     """
+    for name, level in (("alpha", alpha), ("confidence", confidence)):
+        if level is not None and not 0 < level < 1:
+            raise InputError(name, f"{level} is not inside (0, 1)")
     if confidence is None:
         n = max(0, ceil(1 / alpha) - 2)
         while conformal_threshold(np.zeros(n), alpha) == np.inf:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from theory.arrays import real_array
+from theory.errors import InputError
 from theory.tridiagonal import spectra
 
 # Numbers that one slice of a sum over the weights may hold.
@@ -43,18 +45,28 @@ class QuadraticLaw:
 
     @classmethod
     def of(cls, w: Any, g: Any = 0.0, s: Any = 0.0, c: Any = 0.0) -> QuadraticLaw:
-        """One law, or a batch, from scalars and lists, broadcast together and checked."""
-        w = np.atleast_2d(np.asarray(w, dtype=np.float64))
-        P, r = w.shape
-        g = np.broadcast_to(np.asarray(g, dtype=np.float64), (P, r)).copy()
-        s = np.broadcast_to(np.asarray(s, dtype=np.float64), (P,)).copy()
-        c = np.broadcast_to(np.asarray(c, dtype=np.float64), (P,)).copy()
-        for name, value in (("w", w), ("g", g), ("s", s), ("c", c)):
-            if not np.isfinite(value).all():
-                raise ValueError(f"{name}: a quadratic law needs finite coefficients")
-        if (s < 0).any():
-            raise ValueError("s: a scale is at least 0")
-        return cls(w, g, s, c)
+        """One law, or a batch, from scalars and lists, broadcast together and checked.
+
+        Raises
+        ------
+        InputError
+            If one of them is not finite, does not fit the others, or a scale is negative.
+        """
+        w = np.atleast_2d(real_array("w", w))
+        if w.ndim != 2:
+            raise InputError("w", f"has shape {w.shape}; needs (P, r)")
+        filled: dict[str, Any] = {}
+        for name, value, shape in (("w", w, w.shape), ("g", g, w.shape), ("s", s, w.shape[:1]), ("c", c, w.shape[:1])):
+            value = real_array(name, value)
+            try:
+                filled[name] = np.broadcast_to(value, shape).copy()
+            except ValueError:
+                raise InputError(name, f"has shape {value.shape}, and w {w.shape}; needs {shape}, or what fills it") from None
+            if not np.isfinite(filled[name]).all():
+                raise InputError(name, "a quadratic law needs finite coefficients")
+        if (filled["s"] < 0).any():
+            raise InputError("s", "a scale is at least 0")
+        return cls(**filled)
 
     @classmethod
     def of_forms(cls, A: Float[np.ndarray, "P D D"], b: Float[np.ndarray, "P D"], c: Float[np.ndarray, " P"]) -> QuadraticLaw:

@@ -78,11 +78,11 @@ class Signatures:
             counts = np.array(counts)
             if counts.shape != (K,) or not np.issubdtype(counts.dtype, np.integer) or (counts < 1).any():
                 raise InputError("counts", f"needs {K} positive integers")
-        names = self.names or tuple(str(k) for k in range(m))
+        names = tuple(str(k) for k in range(m)) if self.names is None or not len(self.names) else tuple(self.names)
         if len(names) != m:
             raise InputError("names", f"has {len(names)} names for {m} tasks")
         if len(set(names)) != m:
-            raise InputError("names", f"holds the duplicate task name {sorted(n for n in names if names.count(n) > 1)[0]!r}")
+            raise InputError("names", f"holds the duplicate task name {next(n for n in names if names.count(n) > 1)!r}")
         for name, value in (
             ("means", gaussians.means),
             ("task", task),

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import log_ndtr, logsumexp
 
-from theory.errors import InputError
+from theory.errors import InputError, check_generator
 from theory.signatures import Signatures
 
 # Differences this small, relative to the largest entry, are rounding.
@@ -105,6 +105,7 @@ def tied_error(signatures: Signatures, rng: np.random.Generator) -> dict[int, Or
     InputError
         If the covariances differ.
     """
+    check_generator(rng)
     covariances = signatures.covariances
     apart = np.abs(covariances - covariances[0]).max(axis=(1, 2))
     if (apart > _LINEAR * np.abs(covariances[0]).max()).any():

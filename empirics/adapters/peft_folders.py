@@ -89,7 +89,7 @@ class PeftFolder:
     notes: tuple[str, ...]
 
 
-def read_peft_folder(folder: Path, backbone: Backbone, task: str | None = None) -> PeftFolder:
+def read_peft_folder(folder: Path | str, backbone: Backbone, task: str | None = None) -> PeftFolder:
     """Read a LoRA folder so that the encoder under the adapter computes what PEFT computes, to float tolerance.
 
     Folders trained on a model with a head (names such as ``bert.encoder...``) are read for their encoder; the head has no
@@ -97,7 +97,7 @@ def read_peft_folder(folder: Path, backbone: Backbone, task: str | None = None) 
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or str
         With `adapter_config.json` and `adapter_model.safetensors`.
     backbone : Backbone
         The encoder that the adapter is for; it is not changed.
@@ -110,17 +110,21 @@ def read_peft_folder(folder: Path, backbone: Backbone, task: str | None = None) 
         For a file that is missing or corrupt, a pickle, another method than LoRA or a variant of it that cannot be expressed
         exactly (the field is named), an adapter for another encoder, and tensors that are missing, left over or not finite.
     """
+    folder = Path(folder)
     fields = _read_config(folder)
     tensors = _read_weights(folder)
     _check_ranks(folder, fields, tensors)
     model, prefix = _skeleton(backbone.model, tensors)
     _check_saved_modules(folder, fields, model)
     tensors, head = _without_head(tensors, prefix)
-    layers = _inject(folder, fields, model, tensors)
+    idle = None if backbone.pooling == "pooler" else f"{prefix}pooler."
+    layers, left_out = _inject(folder, fields, model, tensors, idle)
     units = {name.removeprefix(prefix): found for name, found in layers.items()}
     notes = []
     if head:
         notes.append(f"{folder.name}: {len(head)} tensors of a head outside the encoder are left out, such as {head[0]}")
+    if left_out:
+        notes.append(f"{folder.name}: {left_out[0]} is left out: the pooler has no part in these embeddings")
     known = _encoder_name(backbone)
     base = fields.base_model_name_or_path or None
     if base is None:
@@ -268,8 +272,14 @@ def _without_head(tensors: dict[str, torch.Tensor], prefix: str) -> tuple[dict[s
     return own, sorted(tensors.keys() - own.keys())
 
 
-def _inject(folder: Path, fields: _Fields, model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, Units]:
-    """Let PEFT place and fill its layers, and read the units off, scales folded into b."""
+def _inject(
+    folder: Path, fields: _Fields, model: nn.Module, tensors: dict[str, torch.Tensor], idle: str | None
+) -> tuple[dict[str, Units], list[str]]:
+    """Let PEFT place and fill its layers, and read the units off, scales folded into b; and the modules left out.
+
+    Those are the ones whose names begin with `idle`. They may lack their tensors, too: models with a head for tokens are trained without a
+    pooler, and what adapts all linear maps adapts none there.
+    """
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
     from peft.tuners.lora import LoraLayer
 
@@ -309,6 +319,8 @@ def _inject(folder: Path, fields: _Fields, model: nn.Module, tensors: dict[str, 
             str(folder / WEIGHTS), f"does not fit ({problem}); the adapter is for another encoder or its settings are wrong"
         ) from None
     missing = sorted(name.replace(".default", "") for name in found.missing_keys if ".lora_" in name)
+    left_out = [name for name in layers if idle is not None and name.startswith(idle)]
+    missing = [name for name in missing if name.rpartition(".lora_")[0] not in left_out]
     if missing:
         raise InputError(str(folder / WEIGHTS), f"lacks {len(missing)} tensors, such as {missing[0]}; save the adapter again")
     if found.unexpected_keys:
@@ -317,7 +329,7 @@ def _inject(folder: Path, fields: _Fields, model: nn.Module, tensors: dict[str, 
             str(folder / WEIGHTS),
             f"holds {len(extra)} tensors that {CONFIG} or this encoder has no place for, such as {extra[0]}; is it for another encoder?",
         )
-    return {name: _units(layer) for name, layer in layers.items()}
+    return {name: _units(layer) for name, layer in layers.items() if name not in left_out}, left_out
 
 
 def _units(layer: Any) -> Units:

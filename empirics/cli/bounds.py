@@ -13,11 +13,16 @@ from empirics.cli.options import Json
 from empirics.cli.terminal import terminal
 from theory.bound import Bound
 from theory.errors import InputError
-from theory.files import read_queries, read_signatures
+from theory.files import read_queries, read_rule
 from theory.ladder import Ball, ladder
-from theory.mixture import Rule, RuleKind
+from theory.mixture import RuleKind
 from theory.robust import Student
 from theory.slack import slack
+
+_WELL_SPECIFIED = (
+    "Well-specified: bounds for queries that follow the signatures exactly, in one embedding space, all tasks equally frequent. Of other "
+    "queries they guarantee nothing; --queries takes a law that was measured."
+)
 
 
 def bound(
@@ -55,14 +60,15 @@ def bound(
     memory: Annotated[int, typer.Option(help="With --screen: MiB of memory to work in.")] = 1024,
 ) -> None:
     """Print the ladder of bounds for signatures from a file, without any pipeline."""
-    known = read_signatures(signatures)
+    scored = read_rule(signatures, cast(RuleKind, rule), shared=queries is None)
+    known = scored.signatures
     if screen is not None:
         from empirics.reports.screening import print_screened, screened_json
         from empirics.reports.screening import screen as screened
 
         if queries is not None:
             raise InputError("--screen", "speaks of well-specified queries; leave out --queries")
-        union = screened(Rule(known, kind=cast(RuleKind, rule)), screen, refine, memory * 2**20)
+        union = screened(scored, screen, refine, memory * 2**20)
         if json_:
             print(screened_json(union, known.names))
         else:
@@ -70,7 +76,7 @@ def bound(
         return
     law = read_queries(queries, known) if queries else None
     found = ladder(
-        Rule(known, kind=cast(RuleKind, rule)),
+        scored,
         law,
         rng=np.random.default_rng(seed),
         simulations=simulations,
@@ -97,6 +103,8 @@ def bound(
 
     console = terminal(highlight=True)
     print_ladder(found, console)
+    if law is None:
+        console.print(_WELL_SPECIFIED)
     if why:
         print_slack(slack(found), console)
 

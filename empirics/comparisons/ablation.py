@@ -101,7 +101,9 @@ def chosen_variants(variants: Sequence[Variant], only: Sequence[str]) -> list[Va
     return [v for v in variants if not v.group or not only or v.group in only]
 
 
-def ablate(base: RunConfig, variants: Sequence[Variant], folder: Path, *, quiet: bool = False, resume: bool = False) -> dict[str, Any]:
+def ablate(
+    base: RunConfig, variants: Sequence[Variant], folder: Path | str, *, quiet: bool = False, resume: bool = False
+) -> dict[str, Any]:
     """Run every variant that has not been run, and write one table.
 
     Each variant has a run folder that `proteus-bounds report` can read; a folder that holds runs of the same settings is continued. A
@@ -113,7 +115,7 @@ def ablate(base: RunConfig, variants: Sequence[Variant], folder: Path, *, quiet:
     base : RunConfig
     variants : sequence of Variant
         As `read_variants` gave them for this base, the base first.
-    folder : Path
+    folder : Path or str
     quiet : bool
         No progress on standard error.
     resume : bool
@@ -129,6 +131,7 @@ def ablate(base: RunConfig, variants: Sequence[Variant], folder: Path, *, quiet:
     InputError
         For data, weights or settings that cannot be used, a base that the documents cannot carry, or a folder that holds anything else.
     """
+    folder = Path(folder)
     left_out: dict[str, str] = {}
     opened: dict[str, tuple[Stream, Backbone]] = {}
     for variant in variants:

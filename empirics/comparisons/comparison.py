@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from empirics import processes
 from empirics.comparisons.standings import SCHEMA, TABLES, cell_folder, summarise
-from empirics.config import RunConfig
+from empirics.config import RunConfig, check_settings
 from empirics.data.generic_corpus import generic_corpus
 from empirics.data.images import digest
 from empirics.data.streams import Stream, load_stream
@@ -81,7 +81,7 @@ def task_orders(tasks: int, count: int, seed: int) -> list[list[int]]:
     return orders
 
 
-def compare(config: RunConfig, folder: Path, *, quiet: bool = False, resume: bool = False) -> dict[str, Any]:
+def compare(config: RunConfig, folder: Path | str, *, quiet: bool = False, resume: bool = False) -> dict[str, Any]:
     """Run every method on every seed and order, and write one table.
 
     Each seed and order is a cell, written whole when it is done; a folder that holds cells of the same settings is
@@ -90,7 +90,7 @@ def compare(config: RunConfig, folder: Path, *, quiet: bool = False, resume: boo
     Parameters
     ----------
     config : RunConfig
-    folder : Path
+    folder : Path or str
     quiet : bool
         No progress on standard error.
     resume : bool
@@ -108,7 +108,8 @@ def compare(config: RunConfig, folder: Path, *, quiet: bool = False, resume: boo
     """
     from empirics.runs.embedding import open_stream, use_threads
 
-    methods = chosen_methods(config)
+    check_settings(config, RunConfig)
+    folder, methods = Path(folder), chosen_methods(config)
     settings = {"schema": SCHEMA, "config": config.model_dump(mode="json")}
     there = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else settings
     if there != settings:

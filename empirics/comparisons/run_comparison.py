@@ -27,7 +27,7 @@ _PLACES = ("download", "hub")
 _ABSENT = "not known to this run"
 
 
-def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
+def compare_runs(folders: Sequence[Path | str]) -> dict[str, Any]:
     """Set finished runs side by side.
 
     Every run is tested against the first. Where both judged the same documents the difference is paired (McNemar's exact test);
@@ -36,7 +36,7 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
 
     Parameters
     ----------
-    folders : sequence of Path
+    folders : sequence of Path or str
         At least two runs; their reports are read, not made again.
 
     Returns
@@ -52,10 +52,11 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
     """
     if not 2 <= len(folders) <= len(ascii_uppercase):
         raise InputError("RUNS", f"are {len(folders)}; give from two to {len(ascii_uppercase)} run folders")
-    for j, folder in enumerate(folders):
-        if folder.resolve() in {other.resolve() for other in folders[:j]}:
+    paths = [Path(folder) for folder in folders]
+    for j, folder in enumerate(paths):
+        if folder.resolve() in {other.resolve() for other in paths[:j]}:
             raise InputError(str(folder), "is given twice")
-    runs = [read_run(folder) for folder in folders]
+    runs = [read_run(folder) for folder in paths]
     predictions = [_predictions(run) for run in runs]
     documents = [_other_documents(runs[0], run, predictions[0], frame) for run, frame in zip(runs, predictions, strict=True)]
     return {

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from empirics.config import RunConfig
+from empirics.config import RunConfig, check_settings
 from empirics.data.documents import PARTS, Modality, some_of
 from empirics.data.images import size
 from empirics.data.streams import Stream, load_stream, same_mix
@@ -114,6 +114,7 @@ def check_data(config: RunConfig) -> Summary:
     InputError
         For whatever the run would refuse.
     """
+    check_settings(config, RunConfig)
     return summarize(load_stream(config.stream, generator(config.seed, "stream")), config.signature.dimension)
 
 

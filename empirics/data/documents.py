@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
-from empirics.data.images import Item, digest, verify
+from empirics.data.images import Image, Item, digest, verify
 from theory.errors import InputError
 
 Modality: TypeAlias = Literal["text", "image"]
@@ -181,6 +181,31 @@ def check_text(text: str) -> str:
     return text.strip()
 
 
+def check_inputs(inputs: Iterable[Any], modality: Modality) -> list[Any]:
+    """What an encoder is to embed, as a list; texts are such as samples may hold, images are not decoded.
+
+    Raises
+    ------
+    InputError
+        If there are none, or one (its number is named) is of another kind, empty or not valid Unicode; for one text, too, whose characters
+        would be taken for texts.
+    """
+    if isinstance(inputs, str | bytes):
+        raise InputError("inputs", "are one text; give a list of them")
+    kept = list(inputs)
+    if not kept:
+        raise InputError("inputs", "are none; give at least one")
+    for j, item in enumerate(kept):
+        if not isinstance(item, str if modality == "text" else Image | np.ndarray):
+            raise InputError("inputs", f"hold {type(item).__name__} as number {j}; this encoder takes {modality}s")
+        if isinstance(item, str):
+            try:
+                check_text(item)
+            except InputError as error:
+                raise InputError("inputs", f"cannot be used: number {j} {error.problem}") from None
+    return kept
+
+
 def _repeats(documents: Documents, keys: pd.Series, bad: Bool[np.ndarray, " n"], drop: bool) -> Bool[np.ndarray, " n"]:
     """Which rows to leave out as repeats; refuse them unless `drop`."""
     frame = documents.frame
@@ -243,7 +268,10 @@ def name_of(value: Any, role: str) -> str:
     if isinstance(value, int):
         value = str(value)
     if not isinstance(value, str) or not value.strip() or value.strip().lower() == "nan":
-        raise InputError(role, f"is {shown(value)}; every row needs a {role}")
+        needed = (
+            f"a {role} is a text or a whole number" if isinstance(value, float) and math.isfinite(value) else f"every row needs a {role}"
+        )
+        raise InputError(role, f"is {shown(value)}; {needed}")
     name = value.strip()
     if len(name) > 200 or not name.isprintable():
         raise InputError(role, f"is no {role} ({name[:40]!r}...); use up to 200 printable characters")

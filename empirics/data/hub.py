@@ -91,14 +91,9 @@ def read_hub(config: StreamConfig) -> Documents:
         At once if a copy is missing, with the commands that fetch it; if `datasets` is missing; if a copy lacks a split or a column.
     """
     stream = HUB_STREAMS[config.name]
-    missing = [s.repository for s in stream.sources if not _holds_data(config.hub / s.repository)]
-    if missing and not config.download:
-        commands = "; ".join(
-            f"hf download {name} --repo-type dataset --local-dir {shlex.quote(str(config.hub / name))}" for name in missing
-        )
-        what = f"{config.name} needs a copy of {', '.join(missing)} under {config.hub} and nothing is downloaded unasked"
-        raise InputError("stream.name", f"{what}; run: {commands} (or set stream.download=true, or stream.hub to where the copies lie)")
-    for name in missing:
+    if (problem := missing_copies(config)) and not config.download:
+        raise InputError("stream.name", problem)
+    for name in _missing(config):
         _fetch(name, config.hub / name)
     inputs: list[Image] = []
     places: list[str] = []
@@ -117,6 +112,27 @@ def read_hub(config: StreamConfig) -> Documents:
     if any(source.train is None for source in stream.sources):
         frame = frame.drop(columns="split")
     return Documents(config.name, str(config.hub), "image", tuple(s.task or config.name for s in stream.sources), frame)
+
+
+def missing_copies(config: StreamConfig) -> str:
+    """Which copies a stream lacks and the commands that fetch them; empty if it lacks none, or is no stream of the hub."""
+    if not (missing := _missing(config)):
+        return ""
+    commands = "; ".join(fetch_command(name, config.hub / name, data=True) for name in missing)
+    what = f"{config.name} needs a copy of {', '.join(missing)} under {config.hub} and nothing is downloaded unasked"
+    return f"{what}; run: {commands} (or set stream.download=true, or stream.hub to where the copies lie)"
+
+
+def fetch_command(repository: str, folder: Path, *, data: bool) -> str:
+    """What to type to have a copy of a repository of data, or of an encoder, in a folder."""
+    kind = " --repo-type dataset" if data else ""
+    return f"hf download {repository}{kind} --local-dir {shlex.quote(str(folder))}"
+
+
+def _missing(config: StreamConfig) -> list[str]:
+    if config.path is not None or config.name not in HUB_STREAMS:
+        return []
+    return [s.repository for s in HUB_STREAMS[config.name].sources if not _holds_data(config.hub / s.repository)]
 
 
 def _datasets() -> Any:

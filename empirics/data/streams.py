@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from empirics.config import RunSignatureConfig, StreamConfig
+from empirics.config import RunSignatureConfig, StreamConfig, check_settings
 from empirics.data.corpora import corpus, digits, mnist
 from empirics.data.dealing import given_pools, part_sizes, too_small
 from empirics.data.documents import PARTS, Documents, Input, Modality, Parted, Task, document_frame, select_tasks, some_of, usable
 from empirics.data.hub import HUB_STREAMS, read_hub
 from empirics.data.tables import read_data
 from empirics.seeding import generator
-from theory.errors import InputError
+from theory.errors import InputError, check_generator
 
 __all__ = ["PARTS", "Stream", "Task", "TrainingParts", "build_stream", "load_stream", "same_mix", "training_parts"]
 
@@ -146,6 +146,8 @@ def load_stream(config: StreamConfig, rng: np.random.Generator) -> Stream:
     InputError
         For data that cannot be used, naming file, row and column where there are any.
     """
+    check_settings(config, StreamConfig)
+    check_generator(rng)
     if config.path is None and config.name in ("text-5t", "news-4t"):
         tasks, frames = _text_plan(config)
         by_name = {task.name: (task, frame) for task, frame in zip(tasks, frames, strict=True)}
@@ -306,7 +308,8 @@ def _dealt(config: StreamConfig, tasks: Sequence[Task], frames: Sequence[pd.Data
     task, label, part = [], [], []
     for k, (item, frame) in enumerate(zip(tasks, frames, strict=True)):
         if len(item.classes) < 2:
-            raise InputError(f"task {item.name}", "has one class only; a task needs at least two")
+            left = "has one class only" if item.classes else "has no class of which documents are left"
+            raise InputError(f"task {item.name}", f"{left}; a task needs at least two")
         if len(set(item.classes)) < len(item.classes):
             raise InputError(f"task {item.name}", f"lists a class twice: {', '.join(item.classes)}; name each class once")
         for c, name in enumerate(item.classes):

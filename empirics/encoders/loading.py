@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from empirics.config import BackboneConfig
+from empirics.config import BackboneConfig, check_settings
 from empirics.data.packages import package_file
 from empirics.encoders.backbone import Backbone, assemble
 from empirics.files.record import read_json
@@ -30,6 +30,7 @@ def load_backbone(config: BackboneConfig) -> Backbone:
         If the folder or its weights are missing or corrupt or no safetensors, the encoder cannot be run block by block, or CUDA is
         asked for in vain.
     """
+    check_settings(config, BackboneConfig)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("backbone.device", "cuda is not available here; use auto or cpu")
     # Deterministic products on a GPU need this, and it counts only before the first of them.
@@ -65,6 +66,9 @@ def _check_folder(folder: Path) -> None:
     ------
     InputError
     """
+    # Taken for a name of the hub otherwise, which transformers and PEFT look up there.
+    if not folder.is_dir():
+        raise InputError(str(folder), "is no folder")
     if (folder / "adapter_config.json").exists():
         raise InputError(str(folder / "adapter_config.json"), "makes this an adapter, whose encoder lies elsewhere; give the encoder")
     index = folder / "model.safetensors.index.json"

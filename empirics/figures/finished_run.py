@@ -187,7 +187,7 @@ class OwnDistances:
     left_out: int
 
 
-def open_run(path: Path) -> RunFolder:
+def open_run(path: Path | str) -> RunFolder:
     """A finished run, of this schema or an older one that is known.
 
     Raises
@@ -195,4 +195,4 @@ def open_run(path: Path) -> RunFolder:
     InputError
         As `empirics.runs.run_folder.read_run`.
     """
-    return RunFolder(**vars(read_run(path)))
+    return RunFolder(**vars(read_run(Path(path))))

@@ -159,7 +159,7 @@ class ComparisonFolder:
         return [np.mean([matrix[i] for matrix in same], axis=0).tolist() for i in range(len(names))], names
 
 
-def open_comparison(path: Path) -> ComparisonFolder:
+def open_comparison(path: Path | str) -> ComparisonFolder:
     """A comparison whose table was made.
 
     Raises
@@ -167,6 +167,7 @@ def open_comparison(path: Path) -> ComparisonFolder:
     InputError
         For a folder of another kind, one without a finished table, or one of another schema.
     """
+    path = Path(path)
     file = _known(path, "comparison")
     return ComparisonFolder(path, _checked(file, _content(file, standings.SCHEMA), _Comparison))
 
@@ -209,7 +210,7 @@ def _inside(folder: Path, name: str) -> bool:
         return False
 
 
-def open_ablation(path: Path) -> AblationFolder:
+def open_ablation(path: Path | str) -> AblationFolder:
     """An ablation whose table was made.
 
     Raises
@@ -217,6 +218,7 @@ def open_ablation(path: Path) -> AblationFolder:
     InputError
         For a folder of another kind, one without a finished table, or one of another schema.
     """
+    path = Path(path)
     file = _known(path, "ablation")
     summary = _checked(file, _content(file, ablation_table.SCHEMA), _Ablation)
     for row in summary["variants"]:

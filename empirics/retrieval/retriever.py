@@ -43,8 +43,9 @@ _NUMBERS = "biuf"
 
 @dataclass(frozen=True)
 class _Frame:
-    """What the first samples settle for good: the projection, the background, and the seed of all mixtures."""
+    """What the first samples settle for good: the settings, the projection, the background, and the seed of all mixtures."""
 
+    config: SignatureConfig
     projection: Projection | None
     background: Background | None
     seed: int
@@ -154,10 +155,13 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
         Raises
         ------
         InputError
-            As `fit`, and for a task that is known.
+            As `fit`, for a task that is known, and if settings of the signatures have changed since the first fit.
         """
         first = not hasattr(self, "classes_")
-        self._config()
+        config = self._config()
+        for name in () if first else ("clusters", "covariance", "dimension", "rank"):
+            if getattr(config, name) != getattr(self._frame.config, name):
+                raise InputError(name, "was changed since the first tasks were fitted; set it back, or start anew with fit")
         X, y = validate_data(self, X, y, dtype=np.float64, reset=first)
         if classes is not None and not np.isin(y, classes).all():
             raise InputError("classes", "lacks tasks that y holds; leave it out or name them all")
@@ -325,6 +329,8 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
         """Bounds, and the query law that they hold under."""
         check_is_fitted(self)
         signatures = self._joined("bounds")
+        if not isinstance(query_law, QueryLawConfig | None):
+            raise InputError("query_law", f"is a {type(query_law).__name__}; give a QueryLawConfig")
         if (X is None) != (y is None):
             raise InputError("X" if X is None else "y", "is missing; give both, or neither for bounds under the signature itself")
         rule, rng = Rule(signatures, kind=self.rule), generator(self._frame.seed, "bounds")
@@ -387,7 +393,7 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
                     raise InputError("background", f"has {own.shape[1]} features; X has {X.shape[1]}")
                 own = own if projection is None else projection(own)
             background = fit_background([own], self._config())
-        return _Frame(projection, background, int(check_random_state(self.random_state).randint(2**31 - 1)))
+        return _Frame(self._config(), projection, background, int(check_random_state(self.random_state).randint(2**31 - 1)))
 
     def _learn(
         self,
@@ -424,6 +430,7 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
 
     def _embed(self, X: Any) -> Float[np.ndarray, "n d"]:
         check_is_fitted(self)
+        self._config()
         return self._frame.project(validate_data(self, X, dtype=np.float64, reset=False))
 
     def _log_density(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n m"]:

@@ -280,7 +280,11 @@ class AdapterStages:
             If the full search runs no adapters in the layers.
         """
         if full.stack is None:
-            raise InputError("rule", f"{full.name!r} runs no adapters in the layers, and needs no cascade or cannot have one")
+            behind = [n for x in full.adapters for n in x.folded if not n.startswith(f"{full.backbone.layers}.")]
+            why = (
+                f"adapts {behind[0]}, behind the layers, and cannot have a cascade" if behind else "runs no adapters, and needs no cascade"
+            )
+            raise InputError("rule", f"{full.name!r} {why}")
         own = full.projections[-len(full.adapters) :]
         return cls(full.backbone, full.stack, screen.rule, screen.projections[0], full.rule, own)
 
@@ -294,11 +298,12 @@ class AdapterStages:
         Raises
         ------
         InputError
-            If there is no input, or an embedding is not finite.
+            If there is no input or one that cannot be used (its number is named), or an embedding is not finite.
         """
+        from empirics.data.documents import check_inputs
         from empirics.encoders.prefix import encode_prefix
 
-        prefix = encode_prefix(self.backbone, list(inputs))
+        prefix = encode_prefix(self.backbone, check_inputs(inputs, self.backbone.modality))
         return prefix, self.frozen_projection(prefix.frozen)
 
     def screen(self, opened: tuple[PrefixSource, Float[np.ndarray, "n d"]]) -> Float[np.ndarray, "n m"]:

@@ -100,7 +100,7 @@ def fit_pruning(certified: Path, rule: AdaptedRule, kind: Kind, alpha: float, co
 
 
 def load_cascade(
-    certified: Path,
+    certified: Path | str,
     rule: AdaptedRule = "ratio",
     *,
     kind: Kind = "threshold",
@@ -127,6 +127,7 @@ def load_cascade(
     InputError
         As `fit_pruning` and `empirics.routing.router.load_router`.
     """
+    certified = Path(certified)
     pruning = _calibrated(certified, rule, kind, alpha, confidence)
     full = load_router(certified, rule, backbone=backbone)
     screen = load_router(certified, "frozen", backbone=full.backbone)

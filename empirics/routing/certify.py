@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from empirics.adapters.adapter import Adapter, active
 from empirics.adapters.multi import embed_all
 from empirics.adapters.peft_folders import PeftFolder, for_adapters, read_peft_folder
-from empirics.config import CertifyConfig
+from empirics.config import CertifyConfig, check_settings
 from empirics.data.samples import PARTS, Samples, check_samples
 from empirics.encoders.backbone import Advance, Backbone
 from empirics.encoders.loading import load_backbone
@@ -66,13 +66,13 @@ class _Fitted:
 
 
 def certify(
-    folders: Mapping[str, Path],
+    folders: Mapping[str, Path | str],
     samples: pd.DataFrame,
     config: CertifyConfig | None = None,
     *,
     source: str = "samples",
     backbone: Backbone | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     quiet: bool = True,
     resume: bool = False,
 ) -> Certificate:
@@ -84,7 +84,7 @@ def certify(
 
     Parameters
     ----------
-    folders : mapping from task to Path
+    folders : mapping from task to Path or str
         PEFT LoRA folders, at least two.
     samples : DataFrame
         Columns `task` and either `text` or `image`, and optionally `label` (`empirics.data.samples`). Must not hold what the adapters were
@@ -94,7 +94,7 @@ def certify(
         Where the samples come from, for messages.
     backbone : Backbone, optional
         Loaded by ``config.backbone`` by default.
-    out : Path, optional
+    out : Path or str, optional
         Folder for `certificate.json`, `samples.parquet` (a row per sample: part, retrieved task and the score of every task) and
         `signatures/RULE.safetensors`, which `theory.read_signatures` reads and which also hold projections and background: what
         `empirics.routing.router.load_router` serves from. Must not hold anything but what the same call left when it was cut short.
@@ -110,7 +110,13 @@ def certify(
     """
     import torch
 
-    config = config or CertifyConfig()
+    if not isinstance(folders, Mapping):
+        raise InputError("folders", f"is a {type(folders).__name__}; give a mapping from task to folder")
+    if not isinstance(samples, pd.DataFrame):
+        raise InputError("samples", f"is a {type(samples).__name__}; give a DataFrame with columns task, and text or image")
+    folders = {name: Path(folder) for name, folder in folders.items()}
+    config, out = CertifyConfig() if config is None else config, None if out is None else Path(out)
+    check_settings(config, CertifyConfig)
     names = tuple(folders)
     if len(names) < 2:
         raise InputError("ADAPTERS", f"names {len(names)} adapters; retrieval needs at least two")

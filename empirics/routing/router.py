@@ -16,6 +16,7 @@ from empirics.adapters.multi import embed_all
 from empirics.adapters.peft_folders import for_adapters, read_peft_folder
 from empirics.adapters.stack import AdapterStack, stack_adapters
 from empirics.config import CertifyConfig, RunConfig
+from empirics.data.documents import check_inputs
 from empirics.encoders.backbone import Backbone
 from empirics.encoders.loading import load_backbone
 from empirics.encoders.prefix import encode_prefix
@@ -74,9 +75,10 @@ class Router:
         Raises
         ------
         InputError
-            If there is no input, or an embedding is not finite.
+            If there is no input or one that cannot be used (its number is named), or an embedding is not finite.
         """
-        cache = encode_prefix(self.backbone, list(inputs))
+        inputs = check_inputs(inputs, self.backbone.modality)
+        cache = encode_prefix(self.backbone, inputs)
         spaces = []
         if len(self.projections) > len(self.adapters):
             spaces.append(cache.frozen[:, None])
@@ -109,17 +111,17 @@ class Router:
 
 
 def load_router(
-    folder: Path, rule: str | None = None, *, folders: Mapping[str, Path] | None = None, backbone: Backbone | None = None
+    folder: Path | str, rule: str | None = None, *, folders: Mapping[str, Path | str] | None = None, backbone: Backbone | None = None
 ) -> Router:
     """The router of a folder that `empirics.routing.certify.certify` or `empirics.runs.pipeline.run` wrote.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or str
     rule : str, optional
         "ratio", "paper" or "frozen", or, of a run, "both": needed where several were certified; of a run that which heads its report, by
         default.
-    folders : mapping from task to Path, optional
+    folders : mapping from task to Path or str, optional
         The adapters, where they have moved; by default the paths in the certificate, and the folder `adapters` of a run.
     backbone : Backbone, optional
         Loaded by the settings of certificate or run by default; must be the encoder that they speak of.
@@ -129,6 +131,7 @@ def load_router(
     InputError
         For a folder, rule or adapter that is missing or does not fit.
     """
+    folder = Path(folder)
     if (folder / "run.json").is_file():
         return _of_run(folder, rule, folders, backbone)
     found = read_certificate(folder / "certificate.json")
@@ -148,7 +151,7 @@ def load_router(
     return Router(tasks, name, fitted, projections, adapters, backbone)
 
 
-def _of_run(folder: Path, rule: str | None, folders: Mapping[str, Path] | None, backbone: Backbone | None) -> Router:
+def _of_run(folder: Path, rule: str | None, folders: Mapping[str, Path | str] | None, backbone: Backbone | None) -> Router:
     about = read_about(folder)
     if not finished(about):
         raise InputError(str(folder), "holds a run that did not finish; proteus-bounds report tells how far it came")
@@ -186,8 +189,8 @@ def _chosen(folder: Path, rule: str | None, known: Sequence[str]) -> str:
     return name
 
 
-def _adapter_folders(tasks: Sequence[str], folders: Mapping[str, Path] | None, default: Mapping[str, Path]) -> dict[str, Path]:
-    paths = dict(default if folders is None else folders)
+def _adapter_folders(tasks: Sequence[str], folders: Mapping[str, Path | str] | None, default: Mapping[str, Path]) -> dict[str, Path]:
+    paths = {task: Path(path) for task, path in (default if folders is None else folders).items()}
     if missing := [task for task in tasks if task not in paths]:
         raise InputError("folders", f"lack the adapter of the task {missing[0]!r}")
     return paths

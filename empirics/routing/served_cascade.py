@@ -54,7 +54,7 @@ class ServedCascade(Served):
 
 
 def load_served_cascade(
-    folder: Path,
+    folder: Path | str,
     rule: str | None = None,
     *,
     kind: Kind = "threshold",
@@ -71,7 +71,7 @@ def load_served_cascade(
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or str
     rule : str, optional
         Of the full search; not "frozen", which runs no adapter. Of a run, that which heads its report by default.
     kind, loss, confidence
@@ -87,6 +87,7 @@ def load_served_cascade(
         As `empirics.routing.serving.load_served`; if the rule runs no adapter, an adapter changes something behind the layers, or the
         held-out documents are too few for the loss.
     """
+    folder = Path(folder)
     router = load_router(folder, rule, backbone=backbone)
     screen = load_router(folder, "frozen", backbone=router.backbone)
     stages = AdapterStages.of(router, screen)

@@ -15,8 +15,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from empirics.config import CertifyConfig, RunConfig
-from empirics.data.documents import identity
-from empirics.data.images import Image
+from empirics.data.documents import check_inputs, identity
 from empirics.encoders.backbone import Backbone
 from empirics.files.record import read_parquet
 from empirics.reports.report import RungRow
@@ -26,7 +25,7 @@ from empirics.routing.router import Router, load_router
 from empirics.runs.evaluation import ALPHA
 from empirics.runs.run_folder import read_about, read_run
 from theory.conformal import RetrievalSets, nonconformity
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 
 HeldOut = tuple[Float[np.ndarray, "n m"], Int[np.ndarray, " n"], float]
 Certified = tuple[dict[str, RungRow], RungRow, str]
@@ -58,8 +57,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("inputs", "characters", "image_bytes"):
-            if getattr(self, name) < 1:
-                raise InputError(name, f"{getattr(self, name)} lets nothing through; allow at least 1")
+            check_whole(name, getattr(self, name), 1, "less lets nothing through")
 
     def check(self, inputs: Sequence[Any], modality: Literal["text", "image"]) -> list[Any]:
         """The inputs as a list, if they are within the limits.
@@ -69,28 +67,21 @@ class Limits:
         InputError
             If there are none or too many, or one (its number is named) is too long, empty or of another kind.
         """
-        if isinstance(inputs, str | bytes):
-            raise InputError("inputs", "are one text; give a list of them")
-        if not len(inputs):
-            raise InputError("inputs", "are none; give at least one")
-        if len(inputs) > self.inputs:
+        if not isinstance(inputs, str | bytes) and len(inputs) > self.inputs:
             raise InputError("inputs", f"are {len(inputs)}, and at most {self.inputs} are answered at once; send fewer")
-        for j, item in enumerate(inputs):
-            self._check_one(j, item, modality)
-        return list(inputs)
+        kept = check_inputs(inputs, modality)
+        for j, item in enumerate(kept):
+            self._check_one(j, item)
+        return kept
 
-    def _check_one(self, j: int, item: Any, modality: Literal["text", "image"]) -> None:
-        if modality == "text":
-            if not isinstance(item, str):
-                raise InputError("inputs", f"hold {type(item).__name__} as number {j}; this encoder takes texts")
+    def _check_one(self, j: int, item: Any) -> None:
+        if isinstance(item, str):
             if len(item) > self.characters:
                 raise InputError("inputs", f"hold a text of {len(item)} characters as number {j}, more than {self.characters}")
-        else:
-            if not isinstance(item, Image | np.ndarray):
-                raise InputError("inputs", f"hold {type(item).__name__} as number {j}; this encoder takes images")
-            size = item.nbytes if isinstance(item, np.ndarray) else len(item.encoded())
-            if size > self.image_bytes:
-                raise InputError("inputs", f"hold an image of {size} bytes as number {j}, more than {self.image_bytes}")
+            return
+        size = item.nbytes if isinstance(item, np.ndarray) else len(item.encoded())
+        if size > self.image_bytes:
+            raise InputError("inputs", f"hold an image of {size} bytes as number {j}, more than {self.image_bytes}")
         try:
             identity(item)
         except InputError as error:
@@ -197,13 +188,18 @@ def worker_of(backbone: Backbone) -> ThreadPoolExecutor:
 
 
 def load_served(
-    folder: Path, rule: str | None = None, *, alpha: float | None = None, limits: Limits | None = None, backbone: Backbone | None = None
+    folder: Path | str,
+    rule: str | None = None,
+    *,
+    alpha: float | None = None,
+    limits: Limits | None = None,
+    backbone: Backbone | None = None,
 ) -> Served:
     """Load what a service needs from the folder of a run, or from one that `proteus-bounds certify` wrote.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or str
     rule : str, optional
         As for `empirics.routing.router.load_router`. To be fixed before certificates are looked at, or, of a folder that was
         certified with all rules, at will: those limits hold together.
@@ -218,6 +214,7 @@ def load_served(
     InputError
         For a folder, rule, adapter or level that cannot be used.
     """
+    folder = Path(folder)
     router = load_router(folder, rule, backbone=backbone)
     scores, task, level = held_out(folder, router)
     sets = RetrievalSets.calibrate(scores, task, level if alpha is None else alpha)

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from empirics.routing.index_blocks import BLOCK, Block, Queries, energies, lower_bounds, operands
-from theory.errors import InputError
+from theory.errors import InputError, check_whole
 from theory.lowrank import LowRankGaussians
 from theory.mixture import Rule
 
@@ -82,10 +82,8 @@ class SignatureIndex:
     """
 
     def __init__(self, dimension: int, rank: int, kind: IndexRule = "max", device: str | torch.device = "cpu") -> None:
-        if dimension < 1:
-            raise InputError("dimension", f"{dimension} is not at least 1")
-        if not 0 <= rank <= dimension:
-            raise InputError("rank", f"{rank} is not from 0 to the dimension, {dimension}")
+        check_whole("dimension", dimension, 1)
+        check_whole("rank", rank, 0, "no more than the dimension", dimension)
         if kind not in get_args(IndexRule):
             raise InputError("kind", f"{kind!r} cannot be indexed; choose one of {', '.join(get_args(IndexRule))}")
         self.dimension, self.rank, self.kind = dimension, rank, kind
@@ -184,6 +182,8 @@ class SignatureIndex:
         """
         if name in self._position:
             raise InputError("name", f"task {name!r} is in the index already; remove it first")
+        if not isinstance(gaussians, LowRankGaussians):
+            raise InputError(f"task {name!r}", f"is a {type(gaussians).__name__}; an index needs low rank plus diagonal (theory.lowrank)")
         if gaussians.dimension != self.dimension:
             raise InputError(f"task {name!r}", f"has dimension {gaussians.dimension}; the index has {self.dimension}")
         if gaussians.axes.shape[2] > self.rank:
@@ -248,8 +248,7 @@ class SignatureIndex:
             raise InputError("queries", f"have shape {x.shape}; needs (n, {self.dimension})")
         if not np.isfinite(x).all():
             raise InputError("queries", f"hold NaN or infinite values, the first in row {int(np.argwhere(~np.isfinite(x))[0, 0])}")
-        if not 1 <= k <= len(self):
-            raise InputError("k", f"{k} is not from 1 to the number of tasks, {len(self)}")
+        check_whole("k", k, 1, "the number of tasks", len(self))
         rows, pairs = self._within(memory)
         layout = _Layout(self.blocks, len(self))
         found: list[tuple[np.ndarray, ...]] = []

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from empirics.adapters.adapter import Adapter, active, composed_adapter, composi
 from empirics.adapters.multi import embed_all
 from empirics.adapters.training import TrainingLog, train_adapter
 from empirics.config import BackboneConfig, RunConfig
+from empirics.data.hub import fetch_command, missing_copies
 from empirics.data.streams import Stream, load_stream, training_parts
 from empirics.encoders.backbone import Backbone
 from empirics.encoders.loading import load_backbone
@@ -81,13 +83,23 @@ def open_stream(config: RunConfig) -> tuple[Stream, Backbone]:
     path = config.backbone.path
     # A large stream takes minutes to read, a wrong path no time to see.
     if path is not None and not path.is_dir():
-        raise InputError("backbone.path", f"{path} is no folder; give one that AutoModel can load, or null for the packaged encoder")
+        raise InputError("backbone.path", f"{path} is no folder; {_how_to_mend(config, path)}")
     stream = load_stream(config.stream, generator(config.seed, "stream"))
     backbone = load_backbone(config.backbone)
     if stream.modality != backbone.modality:
         raise InputError("backbone", f"encodes {backbone.modality}s, and stream {stream.name} holds {stream.modality}s; choose another")
     backbone.projections(config.adapter.targets)
     return stream, backbone
+
+
+def _how_to_mend(config: RunConfig, path: Path) -> str:
+    """What to do about an encoder that is not there: everything that the run lacks at once, where the hub has it."""
+    hub = config.stream.hub
+    if not path.is_relative_to(hub) or len(path.relative_to(hub).parts) != 2:
+        return "give one that AutoModel can load, or null for the packaged encoder"
+    fetch = fetch_command(path.relative_to(hub).as_posix(), path, data=False)
+    data = "" if config.stream.download else missing_copies(config.stream)
+    return f"run: {fetch}" + (f". Also, {data}" if data else "")
 
 
 def encoder_name(config: BackboneConfig) -> str | None:

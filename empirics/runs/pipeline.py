@@ -17,7 +17,7 @@ import pandas as pd
 from jaxtyping import Float
 from sklearn.base import ClassifierMixin
 
-from empirics.config import RunConfig, SignatureConfig
+from empirics.config import RunConfig, SignatureConfig, check_settings
 from empirics.data.streams import Stream, TrainingParts, training_parts
 from empirics.files.claim import claimed, finish_folder
 from empirics.files.manifest import MANIFEST
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 def run(
     config: RunConfig,
-    folder: Path,
+    folder: Path | str,
     *,
     quiet: bool = False,
     resume: bool = False,
@@ -66,7 +66,7 @@ def run(
     Parameters
     ----------
     config : RunConfig
-    folder : Path
+    folder : Path or str
         Made here; must not hold anything but a run of the same settings that was cut short. That one goes on; or begins anew if versions,
         machine, data or weights are not what they were.
     quiet : bool
@@ -87,6 +87,8 @@ def run(
     # torch takes seconds to import, and a report that is made again does without.
     from empirics.runs.embedding import encode, open_stream, train_and_embed, use_threads
 
+    check_settings(config, RunConfig)
+    folder = Path(folder)
     use_threads(config)
     stream, backbone = open_stream(config) if opened is None else opened
     check_signatures(config, stream, backbone.dimension)

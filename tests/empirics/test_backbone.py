@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,6 +250,15 @@ def test_code_of_a_folder_is_neither_run_nor_asked_about(where, tmp_path, monkey
         except InputError as error:
             assert "holds no usable encoder" in str(error)
         assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda *where, **_: asked.append(where) or (_ for _ in ()).throw(OSError("no network")))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"owner/name: holds no usable encoder .*is no folder"):
+        load_backbone(BackboneConfig(path=Path("owner/name")))
+    assert not asked
 
 
 def test_an_adapter_or_weights_elsewhere_do_not_lead_out_of_the_folder(tmp_path):

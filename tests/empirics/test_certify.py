@@ -139,18 +139,20 @@ def test_the_same_seed_gives_the_same_certificate(bert, folders):
 
 
 def test_adapters_together_or_one_after_the_other_are_the_same(bert, folders, tmp_path):
-    """A folder that also adapts the pooler, which mean pooling does not use, takes the slower way to the same numbers."""
+    """A folder that adapts the pooler, too, takes the slower way where that is looked at, to the same numbers if it changes nothing."""
     wrapped = PeftModel.from_pretrained(copy.deepcopy(bert.model), folders["late"])
     wrapped.peft_config["default"].target_modules = {"query", "value", "intermediate.dense", "pooler.dense"}
     wrapped.save_pretrained(tmp_path / "late")
     extra = load_file(tmp_path / "late" / "adapter_model.safetensors")
     rank = wrapped.peft_config["default"].r
-    extra |= {f"base_model.model.pooler.dense.lora_{x}.weight": torch.ones((rank, 32) if x == "A" else (32, rank)) for x in "AB"}
+    extra |= {f"base_model.model.pooler.dense.lora_{x}.weight": torch.ones(rank, 32) if x == "A" else torch.zeros(32, rank) for x in "AB"}
     save_file(extra, tmp_path / "late" / "adapter_model.safetensors")
     config = load_certify_config({"rule": "paper", "simulations": 1000, "signature": {"dimension": 4}})
-    a, b = (certify(given, table(), config, backbone=bert) for given in (folders, {**folders, "late": tmp_path / "late"}))
-    assert b.tasks[2].adapted == a.tasks[2].adapted + 1
-    assert [u.measured for u in a.rules[0].tasks] == [u.measured for u in b.rules[0].tasks]
+    given = folders, {**folders, "late": tmp_path / "late"}
+    for pooling, more in (("pooler", 1), ("mean", 0)):
+        a, b = (certify(each, table(), config, backbone=tiny.backbone(pooling=pooling)) for each in given)
+        assert b.tasks[2].adapted == a.tasks[2].adapted + more
+        assert [u.measured for u in a.rules[0].tasks] == [u.measured for u in b.rules[0].tasks]
 
 
 def test_a_law_too_large_for_memory_leaves_l8_alone(bert, folders, monkeypatch):

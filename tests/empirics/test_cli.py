@@ -10,9 +10,9 @@ import pytest
 import typer
 from safetensors.numpy import save_file
 
-from empirics.cli import app
+from empirics.cli import app, main
 from empirics.config import presets
-from theory import RUNGS
+from theory import RUNGS, Gaussians, Rule, ladder, read_queries, read_signatures
 
 
 def _run(*arguments):
@@ -118,3 +118,47 @@ def test_the_help_names_every_preset():
     for command, option in _options(typer.main.get_command(app)):
         if option.name == "preset":
             assert set(presets()) <= set(re.findall(r"[\w-]+", option.help)), command
+
+
+@pytest.fixture
+def bound(monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["proteus-bounds", "bound", *map(str, arguments), "--simulations", "1000"])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return left.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+def test_bounds_are_of_the_rule_that_the_file_holds(arrays, tmp_path, bound):
+    """A background shifts the scores of a task; without it they are another rule's."""
+    background = Gaussians(np.zeros((3, 3)), np.stack([np.eye(3) * scale for scale in (4.0, 9.0, 2.0)]))
+    kept = {"background_means": background.means, "background_covariances": background.covariances}
+    np.savez(tmp_path / "s.npz", **arrays, **kept)
+    in_every_space = {"means": np.repeat(arrays["means"][:, None], 3, axis=1), "covariances": np.stack([4 * np.eye(9)] * 4)}
+    np.savez(tmp_path / "q.npz", **{**arrays, **in_every_space})
+    status, out, err = bound(tmp_path / "s.npz", "--queries", tmp_path / "q.npz", "--json")
+    assert status == 0, err
+    signatures = read_signatures(tmp_path / "s.npz")
+    law = read_queries(tmp_path / "q.npz", signatures)
+    found = json.loads(out)["overall"]["rungs"]["L5"]["value"]
+    assert found == ladder(Rule(signatures, background), law, simulations=0).overall["L5"].value
+    assert found != ladder(Rule(signatures), law, simulations=0).overall["L5"].value
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"background_means": np.zeros((3, 3)), "background_covariances": np.stack([np.eye(3)] * 3)},
+        {"projection_mean": np.zeros((3, 8)), "projection_axes": np.zeros((3, 3, 8))},
+    ],
+    ids=["background", "projections"],
+)
+def test_signatures_of_several_spaces_are_not_taken_for_the_law_of_queries(beside, arrays, tmp_path, bound):
+    np.savez(tmp_path / "s.npz", **arrays, **beside)
+    status, out, err = bound(tmp_path / "s.npz")
+    assert (status, out) == (2, "") and "s.npz: holds signatures of several embedding spaces" in err
+    np.savez(tmp_path / "one.npz", **arrays, projection_mean=np.zeros((1, 8)))
+    status, out, _ = bound(tmp_path / "one.npz")
+    assert status == 0 and "Of other queries they guarantee nothing" in " ".join(out.split())

@@ -14,6 +14,7 @@ import pytest
 from empirics.config import StreamConfig, load_config
 from empirics.data.hub import HUB_STREAMS, read_hub
 from empirics.data.streams import load_stream
+from empirics.runs.embedding import open_stream
 from theory.errors import InputError
 
 datasets = pytest.importorskip("datasets")
@@ -52,6 +53,23 @@ def copy_of_cifar(hub: Path, classes: int = 20, train: int = 10, test: int = 8, 
 
 def load(name: str, hub: Path, seed: int = 0, **fields):
     return load_stream(StreamConfig(name=name, hub=hub, **{**CAPS, **fields}), np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("name", sorted(HUB_STREAMS))
+def test_a_run_tells_at_once_what_to_fetch_and_where_to_put_it(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = load_config(preset=name)
+    with pytest.raises(InputError) as caught:
+        open_stream(settings)
+    weights = settings.backbone.path.relative_to(settings.stream.hub)
+    assert f"hf download {weights} --local-dir {settings.backbone.path}" in str(caught.value)
+    for source in HUB_STREAMS[name].sources:
+        assert f"hf download {source.repository} --repo-type dataset --local-dir data/hub/{source.repository}" in str(caught.value)
+    (tmp_path / settings.backbone.path).mkdir(parents=True)
+    with pytest.raises(InputError, match=r"stream\.name: .* needs a copy"):
+        open_stream(settings)
+    with pytest.raises(InputError, match="my/encoder is no folder; give one that AutoModel can load"):
+        open_stream(load_config(preset=name, overrides=["backbone.path=my/encoder"]))
 
 
 @pytest.mark.parametrize("name", sorted(HUB_STREAMS))

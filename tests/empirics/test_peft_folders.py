@@ -103,6 +103,7 @@ def test_a_bert_computes_what_peft_computes(case, bert, tmp_path):
     with active(bert, ours.adapter):
         assert forward(bert.model, **words()) == pytest.approx(expected, abs=2e-5)
     ranks = {name: layer.r["default"] for name, layer in theirs.base_model.model.named_modules() if isinstance(layer, LoraLayer)}
+    ranks.pop("pooler.dense", None)
     assert {name: units.a.shape[0] for name, units in ours.adapter.folded.items()} == ranks
 
 
@@ -150,6 +151,21 @@ def test_a_pooler_is_adapted_where_it_is_used(tmp_path):
     with active(cut, adapter):
         assert embed(cut, cache, np.arange(len(texts))) == pytest.approx(expected, abs=1e-5)
     assert np.abs(expected - cache.frozen).max() > 0.05
+
+
+@pytest.mark.parametrize("without", [False, True], ids=["with a pooler", "without"])
+def test_a_pooler_that_no_embedding_looks_at_is_left_out(without, bert, tmp_path):
+    # As models with a head for every token are trained: all linear maps are adapted, and the encoder has no pooler.
+    base = copy.deepcopy(bert.model)
+    base.pooler = None if without else base.pooler
+    theirs = made(base, tmp_path, target_modules=["query", "dense"])
+    ours = read_peft_folder(tmp_path, bert)
+    assert "pooler.dense" not in ours.adapter.folded and ours.notes[0].endswith("the pooler has no part in these embeddings")
+    with active(bert, ours.adapter):
+        assert forward(bert.model, **words()) == pytest.approx(forward(theirs, **words()), abs=2e-5)
+    if without:
+        with pytest.raises(InputError, match=r"lacks 2 tensors, such as pooler\.dense"):
+            read_peft_folder(tmp_path, tiny.backbone(pooling="pooler"))
 
 
 def test_reading_draws_nothing(bert, tmp_path):

@@ -227,6 +227,7 @@ def test_bounds_take_settings_of_the_query_law():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
+        (lambda model, X, y: model.bounds(X, y, query_law={"covariance": "diagonal"}), "query_law: is a dict; give a QueryLawConfig"),
         (lambda m, X, y: m.bounds(X), "y: is missing"),
         (lambda m, X, y: m.bounds(None, y), "X: is missing"),
         (lambda m, X, y: m.bounds(X, y + 1), "task 3, which has no signature"),
@@ -260,6 +261,26 @@ def test_settings_out_of_range_are_refused_at_fit(settings, argument):
     with pytest.raises(InputError) as caught:
         SignatureRetriever(**settings).fit(X, y)
     assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize(
+    "change", [{"covariance": "low-rank"}, {"clusters": "mixture"}, {"dimension": 2}], ids=lambda change: next(iter(change))
+)
+def test_settings_hold_from_the_first_tasks_on(change):
+    X, y = tasks()
+    model = SignatureRetriever().fit(X[y < 2], y[y < 2]).set_params(**change)
+    with pytest.raises(InputError, match="start anew with fit") as refused:
+        model.partial_fit(X[y == 2], y[y == 2])
+    assert refused.value.argument == next(iter(change)) and model.classes_.tolist() == [0, 1]
+    model.set_params(**{name: SignatureRetriever().get_params()[name] for name in change})
+    assert model.partial_fit(X[y == 2], y[y == 2]).classes_.tolist() == [0, 1, 2]
+
+
+def test_a_rule_that_was_changed_after_fit_is_checked():
+    X, y = tasks()
+    # It is a rule, but its scores are no log-likelihoods.
+    with pytest.raises(InputError, match="'angular' is unknown; choose one of max, mixture"):
+        SignatureRetriever().fit(X, y).set_params(rule="angular").predict_proba(X)
 
 
 def test_it_works_in_a_pipeline_and_in_cross_validation():

@@ -12,6 +12,7 @@ import tiny
 from alphabets import ALPHABETS, certified_in, table
 
 from empirics.files.record import read_tensors, write_tensors
+from empirics.routing.certified_cascade import load_cascade
 from empirics.routing.router import load_router
 from theory import InputError
 
@@ -67,6 +68,23 @@ def test_adapters_that_moved_are_found_where_they_are_said_to_be(certified, bert
     assert np.array_equal(here, load_router(certified, "paper", backbone=bert).scores(texts))
     with pytest.raises(InputError, match="lack the adapter of the task 'late'"):
         load_router(tmp_path / "out", "paper", folders={"early": moved["early"], "middle": moved["middle"]}, backbone=bert)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "what"),
+    [
+        ("one text, whose letters are no texts", "are one text"),
+        ([], "are none"),
+        (["a", None], "hold NoneType as number 1; this encoder takes texts"),
+        (["a", "b", "\ud800"], "number 2 has a text that is not valid Unicode"),
+        ([" "], "number 0 has an empty text"),
+    ],
+)
+def test_inputs_that_cannot_be_routed_are_named(inputs, what, certified, bert):
+    for ask in (load_router(certified, "frozen", backbone=bert).route, load_cascade(certified, alpha=0.5, backbone=bert)[0].predict):
+        with pytest.raises(InputError, match=what) as refused:
+            ask(inputs)
+        assert refused.value.argument == "inputs"
 
 
 def test_one_of_several_rules_must_be_named(certified, bert):

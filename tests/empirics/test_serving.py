@@ -162,7 +162,7 @@ def test_an_error_within_leaves_the_encoder_free(certified, bert, monkeypatch):
 
 
 def test_folders_that_cannot_be_served_are_refused(certified, finished, bert, tmp_path):
-    with pytest.raises(InputError, match=r"inputs: 0 lets nothing"):
+    with pytest.raises(InputError, match=r"inputs: 0 is not a whole number of at least 1; less lets nothing"):
         Limits(inputs=0)
     with pytest.raises(InputError, match="cannot be read"):
         load_served(tmp_path / "absent", backbone=bert)

@@ -310,6 +310,13 @@ def test_bad_input_is_refused_by_name(saved, tmp_path):
         index.add("wide", gaussians(np.random.default_rng(0), 1, 5, 1))
     with pytest.raises(InputError, match="rank 3"):
         index.add("deep", gaussians(np.random.default_rng(0), 1, 4, 3))
+    with pytest.raises(InputError, match="task 'full': is a Gaussians; an index needs low rank plus diagonal"):
+        index.add("full", Gaussians(np.zeros((1, 4)), np.eye(4)[None]))
+    for dimension, rank in ((4.5, 1), (0, 0), (4, 5)):
+        with pytest.raises(InputError, match="is not a whole number"):
+            SignatureIndex(dimension, rank)
+    with pytest.raises(InputError, match=r"k: 1\.5 is not a whole number from 1 to"):
+        index.retrieve(x, 1.5)
     with pytest.raises(InputError, match="positive numbers"):
         index.add("heavy", g, -np.ones(len(g)))
     with pytest.raises(InputError, match="angular"):

@@ -171,7 +171,7 @@ def test_bad_rows_are_named(tmp_path, change, expected, ending):
         (None, "text", "not a text"),
         (7, "text", "7, not a text"),
         ([1], "label", "[1]"),
-        (1.5, "label", "1.5"),
+        (1.5, "label", "1.5; a label is a text or a whole number"),
         ("\ud800", "text", "half a surrogate"),
         ("soon", "time", "'soon'"),
         (True, "time", "True"),
@@ -278,6 +278,12 @@ def test_what_cannot_be_used_is_left_out_if_asked(tmp_path):
     assert rows[1]["text"] not in stream.texts and "odd one" not in stream.texts
     documents_ = load(write(tmp_path / "all.csv", rows), unusable="drop", query_per_class=50, test_per_class=100, train_per_class=50)
     assert documents_.part[documents_.texts.index(rows[0]["text"])] == "test"
+
+
+def test_a_task_of_which_nothing_is_left_is_told(tmp_path):
+    rows = documents()
+    message = refused(write(tmp_path / "own.csv", rows + [{**row, "task": "copy"} for row in rows if row["task"] == "a"]), unusable="drop")
+    assert "task a: has no class of which documents are left" in message
 
 
 def given_parts(stream, rows) -> dict[str, set[str]]:

@@ -946,7 +946,7 @@ def test_the_union_over_tasks_of_powers_of_bases():
     assert isinstance(batch_.batch_bound(bases, 2), float)
     # One rounding for the sum and one for each task that can win at all.
     assert batch_.batch_bound(np.array([-np.inf, 0.0]), 7) == 2e-14
-    assert refuses("batch", "0 is no batch size; needs at least 1", batch_.batch_bound, bases, 0)
+    assert refuses("batch", "0 is not a whole number of at least 1; a number of queries", batch_.batch_bound, bases, 0)
 
 
 def _tied(weights=None, task=(0, 0, 1, 2)):
@@ -1079,7 +1079,7 @@ _SIMULTANEOUS = certificates_.simultaneous_certificates
         (lambda: certificates_.upper_limit(0, 1, 0.0), "beta", "0.0 is not inside (0, 1)"),
         (lambda: certificates_.upper_limit(0, 1, 1.0), "beta", "1.0 is not inside (0, 1)"),
         (lambda: certificates_.upper_limit(0, 1, 1.5), "beta", "1.5 is not inside (0, 1)"),
-        (lambda: certificates_.certificate(0, 1, 0.9, 0), "simultaneous", "0 is not a number of statements; needs at least 1"),
+        (lambda: certificates_.certificate(0, 1, 0.9, 0), "simultaneous", "0 is not a whole number of at least 1; a number of statements"),
         (
             lambda: _SIMULTANEOUS(np.array([1.0]), np.array([4]), 0.9),
             "errors",
