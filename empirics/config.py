@@ -354,11 +354,16 @@ def _validated(model: type[_Settings], data: dict[str, Any], source: str) -> _Se
         for item in error.errors():
             key = ".".join(str(p) for p in item["loc"])
             if item["type"] == "extra_forbidden":
-                close = difflib.get_close_matches(key, _keys(model), 1)
-                problems.append(f"unknown key {key}" + (f" (did you mean {close[0]}?)" if close else ""))
+                problems.append(unknown_key(key, model))
             else:
                 problems.append(f"{key}: {item['msg']}, got {_short(item['input'])}")
         raise InputError(source, "; ".join(problems)) from None
+
+
+def unknown_key(key: str, model: type[BaseModel]) -> str:
+    """What to say of a dotted key that a model does not have, with the closest one that it has."""
+    close = difflib.get_close_matches(key, _keys(model), 1)
+    return f"unknown key {key}" + (f" (did you mean {close[0]}?)" if close else "")
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
