@@ -309,12 +309,20 @@ def _overridden(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases: a few lines of them stand for more than any memory holds, and settings need none."""
+    """YAML without aliases (a few lines stand for more than any memory holds) and without repeated keys (the last alone would count)."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1} holds an alias (*); write the value out")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1} holds the key {key.value} again; write its settings in one place")
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else key)
+        return super().construct_mapping(node, deep)
 
 
 def _yaml(text: str) -> Any:
@@ -346,11 +354,16 @@ def _validated(model: type[_Settings], data: dict[str, Any], source: str) -> _Se
         for item in error.errors():
             key = ".".join(str(p) for p in item["loc"])
             if item["type"] == "extra_forbidden":
-                close = difflib.get_close_matches(key, _keys(model), 1)
-                problems.append(f"unknown key {key}" + (f" (did you mean {close[0]}?)" if close else ""))
+                problems.append(unknown_key(key, model))
             else:
                 problems.append(f"{key}: {item['msg']}, got {_short(item['input'])}")
         raise InputError(source, "; ".join(problems)) from None
+
+
+def unknown_key(key: str, model: type[BaseModel]) -> str:
+    """What to say of a dotted key that a model does not have, with the closest one that it has."""
+    close = difflib.get_close_matches(key, _keys(model), 1)
+    return f"unknown key {key}" + (f" (did you mean {close[0]}?)" if close else "")
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:

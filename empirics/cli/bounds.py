@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import numpy as np
 import typer
 
-from empirics.cli.options import Json
+from empirics.cli.options import Json, named
 from empirics.cli.terminal import terminal
 from theory.bound import Bound
 from theory.errors import InputError
@@ -36,7 +36,7 @@ def bound(
     json_: Json = False,
     confidence: Annotated[float, typer.Option(help="With which the simulated rung, L6, holds.")] = 0.95,
     simulations: Annotated[int, typer.Option(help="Number of draws for the simulated rung, L6.")] = 100_000,
-    seed: Annotated[int, typer.Option(help="Of the draws for the simulated rung, L6.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws for the simulated rung, L6.")] = 0,
     rule: Annotated[
         str, typer.Option(help="Score of a task: max (best component, as published), mixture (all of them) or angular.")
     ] = "max",
@@ -60,6 +60,8 @@ def bound(
     memory: Annotated[int, typer.Option(help="With --screen: MiB of memory to work in.")] = 1024,
 ) -> None:
     """Print the ladder of bounds for signatures from a file, without any pipeline."""
+    if rule not in get_args(RuleKind):
+        raise InputError("--rule", f"{rule!r} is no rule; choose one of {', '.join(get_args(RuleKind))}")
     scored = read_rule(signatures, cast(RuleKind, rule), shared=queries is None)
     known = scored.signatures
     if screen is not None:
@@ -68,24 +70,26 @@ def bound(
 
         if queries is not None:
             raise InputError("--screen", "speaks of well-specified queries; leave out --queries")
-        union = screened(scored, screen, refine, memory * 2**20)
+        with named(_option):
+            union = screened(scored, screen, refine, memory * 2**20)
         if json_:
             print(screened_json(union, known.names))
         else:
             print_screened(union, known.names, terminal(highlight=True))
         return
     law = read_queries(queries, known) if queries else None
-    found = ladder(
-        scored,
-        law,
-        rng=np.random.default_rng(seed),
-        simulations=simulations,
-        confidence=confidence,
-        batch=batch,
-        intersections=intersections,
-        scale=Student(student) if student is not None else None,
-        ball=Ball("kl", kl) if kl is not None else None,
-    )
+    with named(_option):
+        found = ladder(
+            scored,
+            law,
+            rng=np.random.default_rng(seed),
+            simulations=simulations,
+            confidence=confidence,
+            batch=batch,
+            intersections=intersections,
+            scale=Student(student) if student is not None else None,
+            ball=Ball("kl", kl) if kl is not None else None,
+        )
     if json_:
         print(
             json.dumps(
@@ -107,6 +111,13 @@ def bound(
         console.print(_WELL_SPECIFIED)
     if why:
         print_slack(slack(found), console)
+
+
+def _option(argument: str) -> str:
+    """The option that an argument of the ladder is given by; what is at fault in a file keeps its name."""
+    options = {"kind": "--rule", "dof": "--student", "radius": "--kl", "tolerance": "--screen"}
+    alike = ("simulations", "confidence", "batch", "intersections", "refine", "memory")
+    return f"--{argument}" if argument in alike else options.get(argument, argument)
 
 
 def _json(rungs: dict[str, Bound]) -> dict[str, dict[str, Any]]:

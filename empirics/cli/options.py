@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from theory.errors import InputError
 
 Resume = Annotated[
     bool,
@@ -26,3 +30,12 @@ Set = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+@contextmanager
+def named(option: Callable[[str], str]) -> Iterator[None]:
+    """Name the option at fault, where a function names its argument."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(option(error.argument), error.problem) from None

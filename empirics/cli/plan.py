@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from empirics.cli.options import Json
+from empirics.cli.options import Json, named
 from empirics.cli.terminal import terminal
-from theory.errors import InputError
 
 if TYPE_CHECKING:
     from theory.planner import Plan
@@ -35,7 +32,7 @@ def plan_separation(
     """The least separation at which the bound on the error of well-specified signatures meets the target."""
     from theory.planner import PLANNED_RUNGS, separation_for
 
-    with _named():
+    with named(_option):
         _show_plans([separation_for(tasks, components, dimension, error, name) for name in ([rung] if rung else PLANNED_RUNGS)], json_)
 
 
@@ -46,7 +43,7 @@ def plan_tasks(
     """The greatest number of tasks that a separation holds."""
     from theory.planner import PLANNED_RUNGS, tasks_for
 
-    with _named():
+    with named(_option):
         _show_plans([tasks_for(separation, dimension, components, error, name) for name in ([rung] if rung else PLANNED_RUNGS)], json_)
 
 
@@ -57,7 +54,7 @@ def plan_samples(
     """The samples per cluster that are enough, in expectation, for signatures estimated from them."""
     from theory.planner import samples_per_cluster
 
-    with _named():
+    with named(_option):
         _show_plans([samples_per_cluster(dimension, tasks, components, separation, error)], json_)
 
 
@@ -68,18 +65,13 @@ def plan_batch(
     """The least batch of queries of one task, scores summed, that meets the target."""
     from theory.planner import batch_for
 
-    with _named():
+    with named(_option):
         _show_plans([batch_for(tasks, components, dimension, separation, error)], json_)
 
 
-@contextmanager
-def _named() -> Iterator[None]:
-    """Name the option at fault, where the planner names its argument."""
-    options = {"d": "--dimension", "delta": "--separation", "eps": "--error"}
-    try:
-        yield
-    except InputError as error:
-        raise InputError(options.get(error.argument, f"--{error.argument}"), error.problem) from None
+def _option(argument: str) -> str:
+    """The option that an argument of the planner is given by."""
+    return {"d": "--dimension", "delta": "--separation", "eps": "--error"}.get(argument, f"--{argument}")
 
 
 def _show_plans(plans: list[Plan], json_: bool) -> None:

@@ -197,7 +197,8 @@ def check_inputs(inputs: Iterable[Any], modality: Modality) -> list[Any]:
         raise InputError("inputs", "are none; give at least one")
     for j, item in enumerate(kept):
         if not isinstance(item, str if modality == "text" else Image | np.ndarray):
-            raise InputError("inputs", f"hold {type(item).__name__} as number {j}; this encoder takes {modality}s")
+            kinds = "texts" if modality == "text" else "images, as arrays of uint8 or empirics.data.images.Image"
+            raise InputError("inputs", f"hold {type(item).__name__} as number {j}; this encoder takes {kinds}")
         if isinstance(item, str):
             try:
                 check_text(item)

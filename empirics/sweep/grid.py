@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from empirics.config import CompareConfig, RunConfig, changed_config, load_config, presets, read_table
+from empirics.config import CompareConfig, RunConfig, changed_config, load_config, presets, read_table, unknown_key
 from theory.errors import InputError
 
 # Paths of a grid that are no settings of a run.
@@ -123,7 +123,11 @@ def read_grid(path: Path) -> tuple[Cell, ...]:
     try:
         grid = Grid.model_validate(table)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ").replace("Value error, ", "") for e in error.errors()]
+        problems = []
+        for item in error.errors():
+            key = ".".join(map(str, item["loc"]))
+            told = f"{key}: {item['msg']}".removeprefix(": ").replace("Value error, ", "")
+            problems.append(unknown_key(key, Grid) if item["type"] == "extra_forbidden" else told)
         raise InputError(str(path), "; ".join(problems)) from None
     try:
         points = list(grid.points())

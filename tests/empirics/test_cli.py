@@ -162,3 +162,14 @@ def test_signatures_of_several_spaces_are_not_taken_for_the_law_of_queries(besid
     np.savez(tmp_path / "one.npz", **arrays, projection_mean=np.zeros((1, 8)))
     status, out, _ = bound(tmp_path / "one.npz")
     assert status == 0 and "Of other queries they guarantee nothing" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--rule", "best"), ("--student", "0"), ("--kl", "-1"), ("--batch", "0"), ("--confidence", "1"), ("--screen", "2"), ("--seed", "-1")],
+)
+def test_the_option_at_fault_is_named(option, value, tmp_path, bound):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "s.npz", means=np.eye(3), factors=rng.normal(size=(3, 3, 1)), diagonals=np.ones((3, 3)), task=np.arange(3))
+    status, _, err = bound(tmp_path / "s.npz", option, value)
+    assert status == 2 and option in err and "Traceback" not in err

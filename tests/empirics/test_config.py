@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,15 @@ def test_aliases_which_a_bomb_is_made_of_are_refused(tmp_path, content):
     assert "holds an alias" in refused(path=tmp_path / "own.yaml")
     with pytest.raises(InputError, match="is not YAML"):
         load_config(overrides=["stream=&a [*a]"])
+
+
+@pytest.mark.parametrize(
+    "content", ["training: {epochs: 2}\nseed: 1\ntraining: {rank: 4}\n", "seed: 1\nstream: {name: digits, name: mnist}\n"]
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path, content):
+    """The last would count alone, and what the first one held be lost without a word."""
+    (tmp_path / "own.yaml").write_text(content)
+    assert re.search("line [23] holds the key (training|name) again", refused(path=tmp_path / "own.yaml"))
 
 
 @pytest.mark.parametrize("value", ["!!timestamp x", "!!int ''", "!!bool x", "!!float ''", "!!python/object/apply:os.system [x]"])

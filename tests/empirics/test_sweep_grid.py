@@ -85,7 +85,7 @@ def test_a_comparison_is_one_seed_and_one_order_of_it(grid):
         ({"settings": {"training": {"epoch": 1}}}, r"settings: unknown key training\.epoch"),
         ({"preset": "smal"}, "preset 'smal' is unknown; choose from .*small"),
         ({"product": {"preset": [["small"]]}}, r"preset \['small'\] is unknown"),
-        ({"produce": {"seed": [0]}}, "produce: Extra inputs"),
+        ({"produce": {"seed": [0]}}, r"unknown key produce \(did you mean product\?\)"),
         ({"kind": "ablate"}, "kind: .*'run' or 'compare'"),
         ({"product": {"seed": 3}}, "product.*valid list"),
         ({"product": {"seed": []}}, "seed has no values"),
