@@ -200,8 +200,21 @@ def composition_tensors(adapter: Adapter) -> dict[str, np.ndarray]:
 
 def adapter_digest(adapter: Adapter) -> str:
     """SHA-256 of all numbers of an adapter, name by name in order: noted when it is trained, it tells whether it changed afterwards."""
+    return _digest(composition_tensors(adapter))
+
+
+def update_digest(adapter: Adapter) -> str:
+    """SHA-256 of the update alone, module by module in the order of their names: the same however a folder of it is saved.
+
+    It is of the bits that are applied: of `folded`, the arrays `MODULE.a` and `MODULE.b`. Neither names nor settings of training have a
+    part in it, nor how scales were told.
+    """
+    return _digest({f"{name}.{side}": getattr(units, side) for name, units in adapter.folded.items() for side in "ab"})
+
+
+def _digest(tensors: Mapping[str, np.ndarray]) -> str:
     total = hashlib.sha256()
-    for name, x in sorted(composition_tensors(adapter).items()):
+    for name, x in sorted(tensors.items()):
         total.update(f"{name} {x.dtype} {x.shape}\n".encode() + x.tobytes())
     return total.hexdigest()
 

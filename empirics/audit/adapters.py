@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 from scipy.linalg import subspace_angles
@@ -82,7 +83,7 @@ def _peft(tally: Tally, files: RunFiles, where: str, own: dict, projections: lis
         tally.same(f"{where}/adapter_config.json: {field}", bool(config.get(field)), False)
 
 
-def _digest(own: dict) -> str:
+def digest(own: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of the tensors in the order of their names, each after a line of its name, type and shape."""
     total = hashlib.sha256()
     for name in sorted(own):
@@ -96,7 +97,7 @@ def _logged(tally: Tally, files: RunFiles, name: str, own: dict, projections: li
     if log is None:
         tally.find("run.json: training", f"says nothing of {name}")
         return
-    tally.same(f"run.json: training.{name}.sha256, noted when the adapter was trained", log["sha256"], _digest(own))
+    tally.same(f"run.json: training.{name}.sha256, noted when the adapter was trained", log["sha256"], digest(own))
     scalars = np.concatenate([own[f"{p}.s"] for p in projections])
     tally.near(f"run.json: training.{name}.nonzero", log["nonzero"], float((scalars != 0).mean()) if scalars.size else 1.0, 1e-12)
     angle = 90.0

@@ -131,7 +131,10 @@ def _embedded(tally: Tally, files: RunFiles, stream: Stream, thorough: bool) -> 
 
     config = RunConfig.model_validate(files.config)
     backbone = load_backbone(config.backbone.model_copy(update={"batch_size": BATCH}))
-    tally.same("run.json: sha256.encoder", files.about["sha256"]["encoder"], weights_digest(backbone.model))
+    if "encoder" in files.about["sha256"]:
+        tally.same("run.json: sha256.encoder", files.about["sha256"]["encoder"], weights_digest(backbone.model))
+    else:
+        tally.skip("the encoder's weights, whose digest run.json does not note: --repeat trains with them")
     rows = {part: _chosen(files, frame, thorough) for part, frame in (("test", files.test), ("query", files.query))}
     documents = {"reservoir": stream.where("reservoir")} | {part: stream.where(part)[chosen] for part, chosen in rows.items()}
     train = stream.where("train") if thorough else np.empty(0, dtype=np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -158,6 +159,11 @@ def identity(item: Input) -> str | bytes:
         return check_text(item)
     verify(item)
     return digest(item)
+
+
+def content_digest(item: Input) -> bytes:
+    """SHA-256 of a text as it stands, in UTF-8, or of an image's file or pixels (`empirics.data.images.digest`)."""
+    return hashlib.sha256(item.encode()).digest() if isinstance(item, str) else digest(item)
 
 
 def check_text(text: str) -> str:

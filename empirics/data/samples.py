@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from empirics.data.documents import Modality, Parted, column, identity, name_of
+from empirics.data.documents import Modality, Parted, column, content_digest, identity, name_of
 from empirics.data.images import Image
 from empirics.data.rows import image_of, read_rows
 from theory.errors import InputError
@@ -42,6 +44,8 @@ class Samples(Parted):
         Of the table, from 0.
     notes : tuple of str
         What was done to the table.
+    sha256 : str
+        Of what the whole table says of its rows, in their order: task, text or image, and label.
     """
 
     names: tuple[str, ...]
@@ -52,6 +56,7 @@ class Samples(Parted):
     part: np.ndarray
     row: Int[np.ndarray, " n"]
     notes: tuple[str, ...]
+    sha256: str
 
 
 def read_samples(path: Path) -> pd.DataFrame:
@@ -146,7 +151,25 @@ def check_samples(table: pd.DataFrame, names: Sequence[str], source: str, rng: n
         part[kept].astype(str),
         kept,
         tuple(notes),
+        _digest(named, keys, inputs, table),
     )
+
+
+def _digest(named: Sequence[str], keys: Sequence[str | bytes], inputs: Sequence[Any], table: pd.DataFrame) -> str:
+    """SHA-256 of all rows; the kind of file that they come from, other columns and the names of images have no part in it."""
+    labels = table["label"] if "label" in table else pd.Series([None] * len(named))
+    total = hashlib.sha256()
+    for task, key, item, label, missing in zip(named, keys, inputs, labels.tolist(), labels.isna(), strict=True):
+        # The identity of an image is its digest already; that of a text leaves out the space around it, which the encoder is given.
+        total.update(key if isinstance(key, bytes) else content_digest(item))
+        total.update(json.dumps([task, None if missing else _written(label)]).encode())
+    return total.hexdigest()
+
+
+def _written(label: Any) -> str | None:
+    """A label as every kind of file gives it; None if it is blank. Whole numbers of a column with gaps are read as fractions."""
+    text = str(int(label) if isinstance(label, float) and label.is_integer() else label)
+    return text if text.strip() else None
 
 
 def _identity(value: Any, modality: Modality) -> str | bytes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from theory.errors import InputError
 
 _PROBE_TOKENS = 6
 Advance = Callable[[int], None]
+# Models that have been rounded in place; their types do not tell, for an encoder that is assembled again is widened.
+_LOWERED: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,16 @@ class Backbone:
         return nn.functional.normalize(pooled.float(), dim=-1) if self.config.normalize else pooled.float()
 
 
+def _default_pooling(model: nn.Module, modality: Literal["text", "image"]) -> Literal["mean", "cls", "pooler"]:
+    return "mean" if modality == "text" else getattr(model, "preferred_pooling", "cls")
+
+
+def embedding_settings(config: BackboneConfig, backbone: Backbone) -> dict[str, Any]:
+    """What decides, of some settings, what an encoder's embeddings are beside its weights: pooling, scaling, and where texts are cut."""
+    settings = {"pooling": config.pooling or _default_pooling(backbone.model, backbone.modality), "normalize": config.normalize}
+    return settings | ({"max_length": config.max_length} if backbone.modality == "text" else {})
+
+
 def _low_precision(config: BackboneConfig, device: torch.device) -> bool:
     auto = config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     return auto or config.precision == "bfloat16"
@@ -189,7 +202,7 @@ def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneC
             rounded += [f"{anatomy.layers}.{j}.{name}" for name in find_rounded(block, hidden)]
         with torch.inference_mode():
             hidden = run_block(block, hidden, None)
-    pooling = config.pooling or ("mean" if processor is None else getattr(model, "preferred_pooling", "cls"))
+    pooling = config.pooling or _default_pooling(model, "text" if processor is None else "image")
     pooled = output.last_hidden_state[:, 0]
     if pooling == "pooler":
         pooled = getattr(output, "pooler_output", None)
@@ -240,9 +253,15 @@ def pixels(processor: Any, images: Sequence[np.ndarray]) -> Float[torch.Tensor, 
 def lower(backbone: Backbone) -> None:
     """Round the frozen weights of linear maps, in place, to what their products take, rather than in each product anew."""
     if backbone.low_precision:
+        _LOWERED.add(backbone.model)
         for module in backbone.model.modules():
             if isinstance(module, nn.Linear):
                 module.to(torch.bfloat16)
+
+
+def is_lowered(backbone: Backbone) -> bool:
+    """Whether its weights have been rounded in place (`lower`), so that those it was loaded with are gone."""
+    return backbone.model in _LOWERED
 
 
 @contextmanager

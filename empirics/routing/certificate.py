@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from empirics.config import CertifyConfig
 from empirics.files.record import read_json
 from empirics.reports.report import Conformal, Interval, LawRow, RungRow, rung_text
 from empirics.runs.run_folder import first_problem
 from theory.errors import InputError
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 RuleName: TypeAlias = Literal["ratio", "paper", "frozen"]
 MEANING: dict[RuleName, str] = {
     "ratio": "adapted embeddings, ratio to a background",
@@ -60,6 +61,7 @@ class CertifiedTask(_Model):
 
     name: str = Field(description="of the task")
     folder: str = Field(description="of its adapter, as it was given")
+    sha256: str | None = Field(description="of its update, tensor by tensor: that of a folder saved anew is the same; null if not noted")
     base: str | None = Field(description="the encoder that the folder says it was trained on")
     adapted: int = Field(description="linear maps with an update")
     parameters: int = Field(description="numbers in the update")
@@ -69,14 +71,22 @@ class CertifiedTask(_Model):
     measurement: int = Field(description="samples that measured the error")
 
 
+class CertifiedDigests(_Model):
+    """SHA-256 of what else was certified; null if not noted, as in certificates of schema 1."""
+
+    encoder: str | None = Field(description="weights by their names; null, too, if they had been rounded before certify was given them")
+    samples: str | None = Field(description="rows of the table in their order: task, text or image, and label")
+
+
 class Certificate(_Model):
     """`certificate.json`."""
 
-    schema_version: Literal[1] = Field(description="of this file")
+    schema_version: Literal[2] = Field(description="of this file")
     statement: str = Field(description="what is guaranteed, and under which assumptions")
     confidence: float = Field(description="of all certificates together")
     rules: list[CertifiedRule] = Field(min_length=1, description="one, or all of them, which share the confidence")
     tasks: list[CertifiedTask] = Field(description="in the order of the adapters given")
+    sha256: CertifiedDigests = Field(description="of encoder and samples")
     notes: list[str] = Field(description="what the reader should know of adapters and samples")
     settings: dict[str, Any] = Field(description="those of `proteus-bounds certify`, whole")
     environment: dict[str, Any] = Field(description="versions, source commit, machine and what it computed with")
@@ -85,6 +95,8 @@ class Certificate(_Model):
 def read_certificate(path: Path) -> Certificate:
     """Read what `proteus-bounds certify` says.
 
+    Certificates of schema 1 noted no digests of adapters, encoder and samples: theirs are None.
+
     Raises
     ------
     InputError
@@ -92,12 +104,36 @@ def read_certificate(path: Path) -> Certificate:
     """
     content = read_json(path)
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA:
-        raise InputError(str(path), f"has schema {version}; this version reads {SCHEMA}")
+    if version not in (1, SCHEMA):
+        raise InputError(str(path), f"has schema {version}; this version reads 1 to {SCHEMA}")
+    try:
+        if version == 1:
+            content = _from_1(content)
+    except (TypeError, ValueError, LookupError):
+        raise InputError(str(path), "is no certificate of schema 1, which it says it is") from None
     try:
         return Certificate.model_validate(content)
     except ValidationError as error:
         raise InputError(str(path), f"is no certificate ({first_problem(error)})") from None
+
+
+def certified_settings(path: Path, found: Certificate) -> CertifyConfig:
+    """The settings of a certificate that was read from a file.
+
+    Raises
+    ------
+    InputError
+        If this version does not know them.
+    """
+    try:
+        return CertifyConfig.model_validate(found.settings)
+    except ValidationError as error:
+        raise InputError(str(path), f"holds settings that this version does not know (settings.{first_problem(error)})") from None
+
+
+def _from_1(content: dict[str, Any]) -> dict[str, Any]:
+    tasks = [{**task, "sha256": None} for task in content["tasks"]]
+    return {**content, "schema_version": SCHEMA, "tasks": tasks, "sha256": {"encoder": None, "samples": None}}
 
 
 def statement(confidence: float, rules: list[RuleName]) -> str:

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from empirics.adapters.adapter import Adapter, active
+from empirics.adapters.adapter import Adapter, active, update_digest
 from empirics.adapters.multi import embed_all
 from empirics.adapters.peft_folders import PeftFolder, for_adapters, read_peft_folder
 from empirics.config import CertifyConfig, check_settings
 from empirics.data.samples import PARTS, Samples, check_samples
-from empirics.encoders.backbone import Advance, Backbone
+from empirics.encoders.backbone import Advance, Backbone, embedding_settings
 from empirics.encoders.loading import load_backbone
 from empirics.encoders.prefix import PrefixSource, embed, encode_prefix
 from empirics.files.claim import claimed, finish_folder
@@ -35,10 +35,19 @@ from empirics.retrieval.signatures import (
     rule_tensors,
     signature_bytes,
 )
-from empirics.routing.certificate import SCHEMA, Certificate, CertifiedRule, CertifiedTask, CertifiedUnit, RuleName, statement
+from empirics.routing.certificate import (
+    SCHEMA,
+    Certificate,
+    CertifiedDigests,
+    CertifiedRule,
+    CertifiedTask,
+    CertifiedUnit,
+    RuleName,
+    statement,
+)
 from empirics.routing.certified_samples import SAMPLES, score_column
 from empirics.runs.machine import PhaseClock
-from empirics.runs.origin import computing_environment
+from empirics.runs.origin import computing_environment, encoder_digest
 from empirics.seeding import generator
 from theory.certificates import Certificates, Measured, simultaneous_certificates
 from theory.conformal import conformal_sets
@@ -82,6 +91,8 @@ def certify(
     measurement (20%); with labels, class by class. Nothing is fitted to the certificate part before the rule is finished,
     so that L8 holds for the rule as it is returned.
 
+    The certificate notes SHA-256 of every adapter's update, of the encoder's weights and of the samples, and speaks of these and no others.
+
     Parameters
     ----------
     folders : mapping from task to Path or str
@@ -93,7 +104,9 @@ def certify(
     source : str
         Where the samples come from, for messages.
     backbone : Backbone, optional
-        Loaded by ``config.backbone`` by default.
+        Loaded by ``config.backbone`` by default; of one that is given, the settings that decide its embeddings take the place of those. One
+        that has embedded before, in bfloat16, has rounded its weights in place: if its digest was not taken before
+        (`empirics.runs.origin.encoder_digest`), the certificate says null, and binds no encoder.
     out : Path or str, optional
         Folder for `certificate.json`, `samples.parquet` (a row per sample: part, retrieved task and the score of every task) and
         `signatures/RULE.safetensors`, which `theory.read_signatures` reads and which also hold projections and background: what
@@ -106,7 +119,8 @@ def certify(
     Raises
     ------
     InputError
-        For adapters, samples or settings that cannot be used, before any long work.
+        For adapters, samples or settings that cannot be used, before any long work; for an `out` that holds what was begun with others,
+        whether the folders are called the same or not.
     """
     import torch
 
@@ -124,6 +138,9 @@ def certify(
     if backbone is None:
         # Where the encoder is cut depends on the adapters; any number of layers will do until they are read.
         backbone = load_backbone(config.backbone.model_copy(update={"adapted_layers": 1}))
+    else:
+        own = {name: getattr(backbone.config, name) for name in embedding_settings(backbone.config, backbone)}
+        config = config.model_copy(update={"backbone": config.backbone.model_copy(update=own)})
     if dealt.modality != backbone.modality:
         raise InputError(
             source, f"holds {dealt.modality}s, and the encoder takes {backbone.modality}s; give another encoder or other samples"
@@ -134,11 +151,13 @@ def certify(
     dimension = _dimension(config, dealt, cut.dimension)
     if out is None and resume:
         raise InputError("--resume", "needs --out, the folder that is gone on with")
+    digests = CertifiedDigests(encoder=encoder_digest(backbone), samples=dealt.sha256)
+    updates = {adapter.task: update_digest(adapter) for adapter in adapters}
     given = {"adapters": {name: str(folder) for name, folder in folders.items()}, "samples": source}
-    settings = {**given, "settings": config.model_dump(mode="json")}
+    settings = {**given, "settings": config.model_dump(mode="json"), "sha256": {"adapters": updates, **digests.model_dump()}}
     torch.use_deterministic_algorithms(True)
     with nullcontext() if out is None else claimed(out, settings, resume=resume):
-        return _certify(folders, dealt, cut, read, dimension, config, out, PhaseClock(quiet))
+        return _certify(folders, dealt, cut, read, digests, dimension, config, out, PhaseClock(quiet))
 
 
 def _certify(
@@ -146,6 +165,7 @@ def _certify(
     dealt: Samples,
     cut: Backbone,
     read: Sequence[PeftFolder],
+    digests: CertifiedDigests,
     dimension: int,
     config: CertifyConfig,
     out: Path | None,
@@ -173,6 +193,7 @@ def _certify(
         confidence=config.confidence,
         rules=reported,
         tasks=[_task(k, folders[names[k]], read[k], dealt) for k in range(len(names))],
+        sha256=digests,
         notes=[*(note for item in read for note in item.notes), *dealt.notes],
         settings=config.model_dump(mode="json"),
         environment=computing_environment(cut),
@@ -368,6 +389,7 @@ def _task(k: int, folder: Path, read: PeftFolder, dealt: Samples) -> CertifiedTa
     return CertifiedTask(
         name=dealt.names[k],
         folder=str(folder),
+        sha256=update_digest(read.adapter),
         base=read.base,
         adapted=len(units),
         parameters=sum(unit.a.size + unit.b.size for unit in units),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,21 +12,23 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from empirics.adapters.adapter import Adapter, load_adapter
+from empirics.adapters.adapter import Adapter, adapter_digest, load_adapter, update_digest
 from empirics.adapters.multi import embed_all
 from empirics.adapters.peft_folders import for_adapters, read_peft_folder
 from empirics.adapters.stack import AdapterStack, stack_adapters
-from empirics.config import CertifyConfig, RunConfig
+from empirics.config import BackboneConfig, RunConfig
 from empirics.data.documents import check_inputs
-from empirics.encoders.backbone import Backbone
+from empirics.encoders.backbone import Backbone, embedding_settings
 from empirics.encoders.loading import load_backbone
 from empirics.encoders.prefix import encode_prefix
 from empirics.files.record import read_tensors
 from empirics.retrieval.signatures import Projection, read_rule_tensors
-from empirics.routing.certificate import read_certificate
+from empirics.routing.certificate import certified_settings, read_certificate
 from empirics.routing.certify import embed_under
+from empirics.routing.noted import Noted
 from empirics.runs.evaluation import ARMS, load_rule, spaces_of
-from empirics.runs.run_folder import PROJECTIONS, check_files, finished, read_about
+from empirics.runs.origin import encoder_digest
+from empirics.runs.run_folder import PROJECTIONS, check_files, finished, need_unchanged, read_about
 from theory.errors import InputError
 from theory.mixture import Rule
 
@@ -48,6 +51,8 @@ class Router:
     adapters : tuple of Adapter
         Empty where the rule embeds without any.
     backbone : Backbone
+    unverified : str
+        Why adapters or encoder are not known to be those that the certificate or report speaks of; empty if they are.
     """
 
     tasks: tuple[str, ...]
@@ -56,6 +61,7 @@ class Router:
     projections: tuple[Projection, ...]
     adapters: tuple[Adapter, ...]
     backbone: Backbone
+    unverified: str = ""
 
     @functools.cached_property
     def stack(self) -> AdapterStack | None:
@@ -115,6 +121,11 @@ def load_router(
 ) -> Router:
     """The router of a folder that `empirics.routing.certify.certify` or `empirics.runs.pipeline.run` wrote.
 
+    What the folder says holds for the adapters and the encoder that it was made with, of which it notes digests. Others are refused: an
+    adapter that was trained again, a folder that was swapped, an encoder of other weights; and so are signatures that are not those of the
+    manifest. The same update saved anew is the same. Of what an earlier version noted no digests it is not known; there is a warning then,
+    and `Router.unverified` says so.
+
     Parameters
     ----------
     folder : Path or str
@@ -124,31 +135,53 @@ def load_router(
     folders : mapping from task to Path or str, optional
         The adapters, where they have moved; by default the paths in the certificate, and the folder `adapters` of a run.
     backbone : Backbone, optional
-        Loaded by the settings of certificate or run by default; must be the encoder that they speak of.
+        Loaded by the settings of certificate or run by default; must be the encoder that they speak of, and pool, scale and cut texts as
+        they say. Its precision and device are its own. One that has embedded before, in bfloat16, has rounded its weights in place: if its
+        digest was not taken before (`empirics.runs.origin.encoder_digest`), as this function does, it is not checked, which
+        `Router.unverified` says.
 
     Raises
     ------
     InputError
-        For a folder, rule or adapter that is missing or does not fit.
+        For a folder, rule or adapter that is missing or does not fit; before anything is embedded, for an adapter that is run (naming its
+        folder and task) or an encoder that is not the one that was certified or measured.
+
+    Warns
+    -----
+    UserWarning
+        Where that is not known.
     """
     folder = Path(folder)
-    if (folder / "run.json").is_file():
-        return _of_run(folder, rule, folders, backbone)
-    found = read_certificate(folder / "certificate.json")
+    router = (_of_run if (folder / "run.json").is_file() else _of_certificate)(folder, rule, folders, backbone)
+    if router.unverified:
+        warnings.warn(f"{folder}: {router.unverified}", UserWarning, stacklevel=2)
+    return router
+
+
+def _of_certificate(folder: Path, rule: str | None, folders: Mapping[str, Path | str] | None, backbone: Backbone | None) -> Router:
+    record = folder / "certificate.json"
+    found = read_certificate(record)
     tasks, known = tuple(task.name for task in found.tasks), [item.rule for item in found.rules]
     name = _chosen(folder, rule, known)
     paths = _adapter_folders(tasks, folders, {task.name: Path(task.folder) for task in found.tasks})
-    if backbone is None:
-        config = CertifyConfig.model_validate(found.settings).backbone
-        backbone = load_backbone(config.model_copy(update={"adapted_layers": 1}))
-    tensors = read_tensors(folder / "signatures" / f"{name}.safetensors")
+    config = certified_settings(record, found).backbone.model_copy(update={"adapted_layers": 1})
+    noted = Noted(record, found.sha256.encoder, {task.name: task.sha256 for task in found.tasks}, "certified", "certify again")
+    # Earlier versions noted settings of an encoder that was not asked for, if certify was given one.
+    backbone, encoder = _encoder(config, backbone, noted, as_set=found.sha256.samples is not None)
+    # Others, of the same tasks and sizes, would be served under limits that are not theirs.
+    signatures = f"signatures/{name}.safetensors"
+    need_unchanged(folder, [signatures], "put that one back, or certify again")
+    tensors = read_tensors(folder / signatures)
     fitted = Rule(*read_rule_tensors(tensors, tasks))
     projections = _projections(tensors, folder, 1 if name == "frozen" else len(tasks), fitted.signatures.dimension)
     adapters: tuple[Adapter, ...] = ()
     if name != "frozen":
         adapters = tuple(read_peft_folder(paths[task], backbone, task).adapter for task in tasks)
+        for adapter in adapters:
+            noted.check_adapter(paths[adapter.task], adapter.task, update_digest(adapter))
         backbone = for_adapters(backbone, adapters)
-    return Router(tasks, name, fitted, projections, adapters, backbone)
+    unverified = noted.unverified(encoder, [adapter.task for adapter in adapters])
+    return Router(tasks, name, fitted, projections, adapters, backbone, unverified)
 
 
 def _of_run(folder: Path, rule: str | None, folders: Mapping[str, Path | str] | None, backbone: Backbone | None) -> Router:
@@ -166,8 +199,25 @@ def _of_run(folder: Path, rule: str | None, folders: Mapping[str, Path | str] | 
     spaces = spaces_of(name)
     projections = tuple(map(Projection, tensors["mean"][spaces], tensors["axes"][spaces]))
     fitted = load_rule(folder / "signatures" / f"{name}-{config.signature.dimension}.safetensors", tasks, config)
-    adapters = () if name == "frozen" else tuple(load_adapter(paths[task]) for task in tasks)
-    return Router(tasks, name, fitted, projections, adapters, load_backbone(config.backbone) if backbone is None else backbone)
+    trained = about.get("training", {})
+    digests = {task: trained.get(task, {}).get("sha256") or None for task in tasks}
+    noted = Noted(folder / "run.json", about.get("sha256", {}).get("encoder"), digests, "measured", "run again")
+    run = () if name == "frozen" else tasks
+    adapters = tuple(load_adapter(paths[task]) for task in run)
+    for task, adapter in zip(run, adapters, strict=True):
+        noted.check_adapter(paths[task], task, adapter_digest(adapter))
+    backbone, encoder = _encoder(config.backbone, backbone, noted, as_set=True)
+    return Router(tasks, name, fitted, projections, adapters, backbone, noted.unverified(encoder, run))
+
+
+def _encoder(config: BackboneConfig, given: Backbone | None, noted: Noted, *, as_set: bool) -> tuple[Backbone, str | None]:
+    """The encoder that was given, or that of the settings; and its digest. What is noted, and if it was set so, settings have to agree."""
+    backbone = load_backbone(config) if given is None else given
+    digest = None if noted.encoder is None else encoder_digest(backbone)
+    noted.check_encoder(str(config.path or config.packaged) if given is None else "backbone", digest)
+    if as_set and given is not None:
+        noted.check_settings("backbone", embedding_settings(config, given), embedding_settings(given.config, given))
+    return backbone, digest
 
 
 def _projections(tensors: Mapping[str, np.ndarray], folder: Path, spaces: int, dimension: int) -> tuple[Projection, ...]:

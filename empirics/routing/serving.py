@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import nn
 
-from empirics.config import CertifyConfig, RunConfig
+from empirics.config import RunConfig
 from empirics.data.documents import check_inputs, identity
 from empirics.encoders.backbone import Backbone
 from empirics.files.record import read_parquet
 from empirics.reports.report import RungRow
-from empirics.routing.certificate import read_certificate
+from empirics.routing.certificate import certified_settings, read_certificate
 from empirics.routing.certified_samples import read_scores
 from empirics.routing.router import Router, load_router
 from empirics.runs.evaluation import ALPHA
@@ -230,12 +230,15 @@ def held_out(folder: Path, router: Router) -> HeldOut:
 
 
 def certified(folder: Path, router: Router) -> Certified:
-    """The limits L8 of a rule: of each task, of all, and in words."""
-    return (_limits_of_run if (folder / "run.json").is_file() else _certified_limits)(folder, router)
+    """The limits L8 of a rule: of each task, of all, and in words, which say where the router is not known to be what was certified."""
+    tasks, overall, said = (_limits_of_run if (folder / "run.json").is_file() else _certified_limits)(folder, router)
+    # It is an assumption then, and as much a part of the statement as the others.
+    return tasks, overall, f"{said} {router.unverified[0].upper()}{router.unverified[1:]}." if router.unverified else said
 
 
 def _held_out_samples(folder: Path, router: Router) -> HeldOut:
-    settings = CertifyConfig.model_validate(read_certificate(folder / "certificate.json").settings)
+    path = folder / "certificate.json"
+    settings = certified_settings(path, read_certificate(path))
     return *read_scores(folder, router.name, "certificate", router.tasks), settings.alpha
 
 

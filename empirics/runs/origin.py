@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from empirics import processes
-from empirics.data.images import digest
+from empirics.data.documents import content_digest
 from empirics.files.claim import flat
 from empirics.runs.machine import environment
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 # Facts of `run.json` that may differ between two processes whose numbers are the same.
 _IRRELEVANT = ("environment.dirty", "environment.machine.memory_bytes", "environment.machine.system", "environment.machine.cores")
 
+# Of encoders that were asked for before they were rounded in place.
+_TAKEN: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
+
 
 def origin(stream: Stream, backbone: Backbone) -> dict[str, Any]:
     """What `run.json` says of versions, machine, data and weights.
@@ -27,11 +31,13 @@ def origin(stream: Stream, backbone: Backbone) -> dict[str, Any]:
     Returns
     -------
     dict
-        `environment` (`computing_environment`) and `sha256` of the data (`data_digest`) and of the encoder (`weights_digest`).
+        `environment` (`computing_environment`) and `sha256` of the data (`data_digest`) and of the encoder (`encoder_digest`), if that can
+        be told.
     """
+    encoder = encoder_digest(backbone)
     return {
         "environment": computing_environment(backbone),
-        "sha256": {"data": data_digest(stream), "encoder": weights_digest(backbone.model)},
+        "sha256": {"data": data_digest(stream), **({} if encoder is None else {"encoder": encoder})},
     }
 
 
@@ -52,9 +58,22 @@ def data_digest(stream: Stream) -> str:
     """SHA-256 of all documents with their tasks, labels and parts, in the order of the stream."""
     total = hashlib.sha256(repr([(task.name, task.classes) for task in stream.tasks]).encode())
     for item, *where in zip(stream.inputs, stream.task.tolist(), stream.label.tolist(), stream.part.tolist(), strict=True):
-        total.update(hashlib.sha256(item.encode()).digest() if isinstance(item, str) else digest(item))
+        total.update(content_digest(item))
         total.update(repr(where).encode())
     return total.hexdigest()
+
+
+def encoder_digest(backbone: Backbone) -> str | None:
+    """SHA-256 of an encoder's weights as they were loaded (`weights_digest`); of nothing else that it has, such as its tokenizer.
+
+    Where products are in bfloat16, the first embedding rounds weights in place. Of an encoder that has embedded before it was first asked
+    for, it cannot be told any more, and is None.
+    """
+    from empirics.encoders.backbone import is_lowered
+
+    if not is_lowered(backbone):
+        _TAKEN[backbone.model] = weights_digest(backbone.model)
+    return _TAKEN.get(backbone.model)
 
 
 def weights_digest(model: torch.nn.Module) -> str:

@@ -54,6 +54,9 @@ class _About(BaseModel):
     environment: dict[str, Any]
     tasks: list[_Task] = Field(min_length=1)
     documents: dict[str, int]
+    # Empty, or without digests, in runs of older versions.
+    training: dict[str, dict[str, Any]] = {}
+    sha256: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ def read_run(folder: Path) -> FinishedRun:
         report = Report.model_validate(content)
     except ValidationError as error:
         raise InputError(str(path), f"is no report of a run ({first_problem(error)})") from None
-    _need_unchanged(folder, ("report.json", "slack.parquet"), "proteus-bounds report makes it again")
+    need_unchanged(folder, ("report.json", "slack.parquet"), "proteus-bounds report makes it again")
     slack = read_parquet(folder / "slack.parquet")
     missing = {"level_of", "arm", "dimension", "law", "rung"} - set(slack)
     if missing:
@@ -171,11 +174,17 @@ def read_run(folder: Path) -> FinishedRun:
     return FinishedRun(folder, report, slack, written_as)
 
 
-def _need_unchanged(folder: Path, names: Iterable[str], remedy: str) -> None:
-    """Refuse files that are not what the manifest says; runs of versions without one are taken as they are."""
+def need_unchanged(folder: Path, names: Iterable[str], remedy: str) -> None:
+    """Refuse files that are not what the manifest says; folders without one, as of older versions, are taken as they are.
+
+    Raises
+    ------
+    InputError
+        Naming the first file that is missing or changed.
+    """
     if (folder / MANIFEST).is_file():
         for difference in check_manifest(folder, names):
-            raise InputError(str(folder / difference.path), f"is {difference.kind} since the run was finished ({MANIFEST}); {remedy}")
+            raise InputError(str(folder / difference.path), f"is {difference.kind} since the folder was finished ({MANIFEST}); {remedy}")
 
 
 def _known(version: int, path: Path, about: Mapping[str, Any]) -> None:
@@ -230,7 +239,7 @@ def check_files(folder: Path, about: Mapping[str, Any]) -> None:
             raise InputError(str(folder / name), f"lacks the column {missing[0]}{more}")
     if (folder / MANIFEST).is_file():
         sources = [name for name in read_manifest(folder).files if name not in MADE]
-        _need_unchanged(folder, sources, f"restore it, or remove {MANIFEST} to have a report of the folder as it is")
+        need_unchanged(folder, sources, f"restore it, or remove {MANIFEST} to have a report of the folder as it is")
 
 
 def _need_tensors(path: Path, names: set[str]) -> None:

@@ -190,8 +190,10 @@ def _encoded(config: RunConfig, kind: str) -> Encoded:
         forget()
         clock = PhaseClock(quiet=True)
         stream, backbone = open_stream(config)
+        # Before embedding rounds the weights.
+        came_from = origin(stream, backbone)
         source = encode(stream if kind == "run" else without_query(stream), backbone, clock)
-        _last[key] = Encoded(stream, backbone, source, origin(stream, backbone), clock)
+        _last[key] = Encoded(stream, backbone, source, came_from, clock)
     return _last[key]
 
 

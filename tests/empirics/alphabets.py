@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 
 from empirics.config import load_certify_config
 from empirics.encoders.backbone import Backbone
+from empirics.files.record import read_json, write_json
 from empirics.routing.certify import certify
 
 ALPHABETS = {"early": "abcdefgh", "middle": "hijklmnop", "late": "opqrstuvw"}
@@ -57,3 +58,11 @@ def certified_in(home: Path, backbone: Backbone, **settings) -> Path:
     config = load_certify_config({"simulations": 1000, "signature": {"dimension": 6}, **settings})
     certify({task: home / task for task in ALPHABETS}, table(), config, backbone=backbone, out=home / "out")
     return home / "out"
+
+
+def as_schema_1(folder: Path) -> None:
+    """The certificate of a folder as versions wrote it that noted no digests."""
+    found = read_json(folder / "certificate.json")
+    del found["sha256"]
+    found["tasks"] = [{name: value for name, value in task.items() if name != "sha256"} for task in found["tasks"]]
+    write_json(folder / "certificate.json", {**found, "schema_version": 1})

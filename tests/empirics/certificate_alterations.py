@@ -196,6 +196,15 @@ def lost_rule(folder: Path) -> None:
     change_json(folder, JSON, lambda about: about["rules"].pop())
 
 
+def unnoted_adapter(folder: Path) -> None:
+    """Any adapter of that name would do."""
+    change_json(folder, JSON, lambda about: about["tasks"][1].__setitem__("sha256", None))
+
+
+def unnoted_samples(folder: Path) -> None:
+    change_json(folder, JSON, lambda about: about["sha256"].__setitem__("samples", ""))
+
+
 # --- of these the folder does not tell -------------------------------------------------------------------------------
 
 
@@ -237,6 +246,19 @@ def other_parameters(folder: Path) -> None:
 
 def silenced_notes(folder: Path) -> None:
     change_json(folder, JSON, lambda about: about.__setitem__("notes", []))
+
+
+def other_adapter(folder: Path) -> None:
+    """The digest of another update, as of a folder that was swapped."""
+    change_json(folder, JSON, lambda about: about["tasks"][0].__setitem__("sha256", about["tasks"][1]["sha256"]))
+
+
+def other_encoder(folder: Path) -> None:
+    change_json(folder, JSON, lambda about: about["sha256"].__setitem__("encoder", "0" * 64))
+
+
+def other_samples(folder: Path) -> None:
+    change_json(folder, JSON, lambda about: about["sha256"].__setitem__("samples", "f" * 64))
 
 
 def other_seed(folder: Path) -> None:
@@ -313,6 +335,8 @@ _PLAIN = (
     other_dimension,
     other_alpha,
     lost_rule,
+    unnoted_adapter,
+    unnoted_samples,
 )
 _EMBEDDED = (
     swapped_parts,
@@ -321,6 +345,9 @@ _EMBEDDED = (
     turned_axes,
     other_parameters,
     silenced_notes,
+    other_adapter,
+    other_encoder,
+    other_samples,
     other_seed,
     other_length,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 
@@ -292,6 +293,70 @@ def test_adapters_that_do_not_fit_are_refused_before_anything_is_made(bert, fold
     with pytest.raises(InputError, match="is not empty"):
         certify(folders, table(), backbone=bert, out=tmp_path / "full")
     assert not (tmp_path / "out").exists() and [p.name for p in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+def test_what_was_begun_is_gone_on_with_under_the_same_adapters_encoder_and_samples_only(folders, tmp_path, monkeypatch):
+    """Whatever they are called: paths tell nothing."""
+    home, out = tmp_path / "adapters", tmp_path / "out"
+    given = {task: shutil.copytree(folder, home / task) for task, folder in folders.items()}
+    config = load_certify_config({"rule": "frozen", "simulations": 1000, "signature": {"dimension": 4}})
+    bert = tiny.backbone()
+
+    def call(samples=None, encoder=bert):
+        return certify(given, table() if samples is None else samples, config, backbone=encoder, out=out, resume=out.exists())
+
+    with monkeypatch.context() as patch:
+        patch.setattr("empirics.routing.certify.write_parquet", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            call()
+    monkeypatch.setattr("empirics.routing.certify.encode_prefix", lambda *_: pytest.fail("work was begun"))
+    other = tiny.backbone()
+    with torch.no_grad():
+        next(other.model.parameters())[0, 0] += 1
+    with pytest.raises(InputError, match=r"holds another run, unfinished: sha256\.encoder is \w{64} there and \w{64} here; choose"):
+        call(encoder=other)
+    with pytest.raises(InputError, match=r"unfinished: sha256\.samples is"):
+        call(table(seed=1))
+    kept = (given["late"] / "adapter_model.safetensors").read_bytes()
+    tensors = load_file(given["late"] / "adapter_model.safetensors")
+    save_file({name: -x for name, x in tensors.items()}, given["late"] / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"unfinished: sha256\.adapters\.late is"):
+        call()
+    (given["late"] / "adapter_model.safetensors").write_bytes(kept)
+    monkeypatch.undo()
+    found = call()
+    assert found.model_dump(exclude={"environment"}) == certify(given, table(), config, backbone=bert).model_dump(exclude={"environment"})
+
+
+def test_the_digest_of_samples_is_of_what_they_say_and_not_of_how_it_is_kept(tmp_path):
+    frame = table(20).assign(more=1).reset_index(drop=True)
+    frame["label"] = frame["label"].map({"short": 1, "long": 2})
+    frame.loc[3, "text"] = " a b "
+
+    def digest(samples):
+        return check_samples(samples, tuple(ALPHABETS), "s", np.random.default_rng(0)).sha256
+
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    read = [read_samples(tmp_path / f"a.{ending}") for ending in ("csv", "parquet", "jsonl")]
+    assert {digest(samples) for samples in [*read, frame.drop(columns="more"), frame.set_index("text", drop=False)]} == {digest(frame)}
+    gaps = frame.assign(label=frame["label"].where(frame["task"] != "late"))
+    whole = gaps.assign(label=gaps["label"].astype("Int64"))
+    whole.to_csv(tmp_path / "gaps.csv", index=False)
+    # Read with gaps, whole numbers are fractions.
+    assert gaps["label"].dtype == float and {digest(samples) for samples in (whole, read_samples(tmp_path / "gaps.csv"))} == {digest(gaps)}
+    changes = {
+        "text": frame.assign(text=[*frame["text"].iloc[:-1], "another"]),
+        "space": frame.assign(text=frame["text"].str.strip()),
+        "task": frame.assign(task=["late", *frame["task"].iloc[1:]]),
+        "label": frame.assign(label=[1, *frame["label"].iloc[1:]]),
+        "labels": frame.drop(columns="label"),
+        "gaps": gaps,
+        "order": frame.iloc[::-1],
+        "repeat": pd.concat([frame, frame.iloc[:1]]),
+    }
+    assert len({digest(frame), *map(digest, changes.values())}) == 1 + len(changes)
 
 
 def test_tasks_are_named_by_folder_or_by_argument(tmp_path):

@@ -163,7 +163,10 @@ def test_no_folder_at_all(tmp_path, command):
         (lambda f: _change(f / "report.json", lambda r: r["overall"]["measured"].update(error=2)), "overall.measured.error"),
         (lambda f: _change(f / "report.json", lambda r: r["overall"]["rungs"]["L5"].update(value="low")), "L5.value"),
         (lambda f: (f / "slack.parquet").unlink(), "slack.parquet"),
-        (lambda f: pd.DataFrame({"rung": ["L1"]}).to_parquet(f / "slack.parquet"), "slack.parquet: is changed since the run was finished"),
+        (
+            lambda f: pd.DataFrame({"rung": ["L1"]}).to_parquet(f / "slack.parquet"),
+            "slack.parquet: is changed since the folder was finished",
+        ),
     ],
 )
 def test_a_report_that_cannot_be_shown_is_told(folder, harm, said):

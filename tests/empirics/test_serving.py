@@ -15,6 +15,8 @@ import tiny
 from alphabets import ALPHABETS, certified_in, table
 
 from empirics.config import load_config
+from empirics.files.record import read_json, read_tensors, write_json, write_tensors
+from empirics.routing.router import load_router
 from empirics.routing.serving import Limits, load_served, worker_of
 from empirics.runs.embedding import open_stream
 from empirics.runs.pipeline import run
@@ -96,6 +98,34 @@ def test_a_run_is_served_as_it_retrieved(finished, arm):
     unit = next(a for a in report["arms"] if (a["arm"], a["law"]) == (name, "mixture"))["overall"]
     assert served.guarantee.overall.model_dump(mode="json") == unit["rungs"]["L8"]
     assert name in served.guarantee.statement and served.guarantee.coverage == 0.95
+
+
+def test_a_run_serves_no_other_adapters_and_no_other_encoder_than_it_measured(finished, tmp_path):
+    folder, _ = finished
+    folders = {task: shutil.copytree(folder / "adapters" / task, tmp_path / task) for task in "ab"}
+    assert load_router(folder, "ratio", folders=folders).unverified == ""
+    tensors = read_tensors(folders["b"] / "composition.safetensors")
+    name = next(name for name in tensors if name.endswith(".folded_b"))
+    tensors[name] = -tensors[name]
+    write_tensors(folders["b"] / "composition.safetensors", tensors)
+    with pytest.raises(
+        InputError, match=r"is not what was measured: .*run\.json speaks of another adapter of the task 'b'.*run again"
+    ) as refused:
+        load_router(folder, "ratio", folders=folders)
+    assert refused.value.argument == str(folders["b"])
+    assert load_router(folder, "frozen", folders=folders).unverified == ""
+    with pytest.raises(InputError, match=r"backbone: is not what was measured: .*another encoder"):
+        load_served(folder, "frozen", backbone=tiny.backbone())
+    # As versions wrote it that noted none, and where nothing was trained.
+    shutil.copytree(folder, tmp_path / "run")
+    about = read_json(tmp_path / "run" / "run.json")
+    del about["sha256"]
+    about["training"]["b"]["sha256"] = ""
+    write_json(tmp_path / "run" / "run.json", about)
+    (tmp_path / "run" / "manifest.json").unlink()
+    with pytest.warns(UserWarning, match=r"run\.json notes no digest of the encoder and the adapters of b$"):
+        served = load_served(tmp_path / "run")
+    assert "That these are what was measured is not known: run.json notes no" in served.guarantee.statement
 
 
 def test_threads_get_what_one_alone_gets(certified, bert):

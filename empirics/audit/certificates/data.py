@@ -6,6 +6,8 @@ dealing, projections, energies and estimates are done by other code.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from empirics.audit.adapters import digest
 from empirics.audit.certificates.opened import PARTS, SAMPLES, CertificateFiles
 from empirics.audit.data import BATCH, COARSE, DRAWN, NEAREST, TOLERANCE, alike, projected
 from empirics.audit.forms import read_scores
@@ -65,6 +68,8 @@ def check_dealing(files: CertificateFiles, samples: pd.DataFrame) -> tuple[Check
         "samples", "rows, tasks and parts against the table of samples, dealt anew from the seed; repeats and classes", "reproduced"
     )
     dealt = _deal(samples, files)
+    if files.digests:
+        tally.same("certificate.json: sha256.samples", files.about["sha256"]["samples"], _digest(samples))
     table = files.samples
     names = np.array(files.names)
     for column, expected in (("row", dealt.row), ("task", names[dealt.task]), ("part", dealt.part)):
@@ -80,6 +85,23 @@ def check_dealing(files: CertificateFiles, samples: pd.DataFrame) -> tuple[Check
     told = files.about["notes"]
     tally.same("certificate.json: notes on samples", told[len(told) - len(dealt.notes) :], dealt.notes)
     return tally.check(), dealt
+
+
+def _digest(table: pd.DataFrame) -> str:
+    """SHA-256 of all rows: of each that of its text or image, then its task and label, or null, as a JSON array."""
+    from empirics.data import images
+    from empirics.data.documents import name_of
+
+    total = hashlib.sha256()
+    gaps = table["label"].isna().to_numpy() if "label" in table else np.ones(len(table), dtype=bool)
+    for row, gap in zip(table.to_dict("records"), gaps, strict=True):
+        item = row["image"] if "image" in row else row["text"].encode("utf-8")
+        total.update(hashlib.sha256(item).digest() if isinstance(item, bytes) else images.digest(item))
+        label = "" if gap else row["label"]
+        # 1 and 1.0 are one label.
+        told = str(int(label) if isinstance(label, float) and label == label // 1 else label)
+        total.update(json.dumps([name_of(row["task"], "task"), told if told.strip() else None]).encode("ascii"))
+    return total.hexdigest()
 
 
 def _deal(table: pd.DataFrame, files: CertificateFiles) -> Dealt:
@@ -155,6 +177,7 @@ def check_embeddings(files: CertificateFiles, dealt: Dealt, thorough: bool) -> t
     """Embed samples anew under the adapters, in other batches than certify did; then project and score them."""
     from empirics.adapters.peft_folders import for_adapters, read_peft_folder
     from empirics.encoders.loading import load_backbone
+    from empirics.runs.origin import weights_digest
 
     config = CertifyConfig.model_validate(files.settings)
     backbone = load_backbone(config.backbone.model_copy(update={"adapted_layers": 1, "batch_size": BATCH}))
@@ -165,6 +188,9 @@ def check_embeddings(files: CertificateFiles, dealt: Dealt, thorough: bool) -> t
         "reproduced",
         tolerance,
     )
+    if files.digests and files.about["sha256"]["encoder"] is not None:
+        # Before anything is embedded, which may round the weights.
+        tally.same("certificate.json: sha256.encoder", files.about["sha256"]["encoder"], weights_digest(backbone.model))
     read = [read_peft_folder(Path(task["folder"]), backbone, task["name"]) for task in files.about["tasks"]]
     _adapters(tally, files, read)
     adapters = [item.adapter for item in read]
@@ -191,7 +217,10 @@ def _adapters(tally: Tally, files: CertificateFiles, read: Sequence[PeftFolder])
     """What is said of the adapters, against the folders."""
     for told, folder in zip(files.about["tasks"], read, strict=True):
         units = folder.adapter.folded.values()
+        update = {f"{name}.{side}": x for name, own in folder.adapter.folded.items() for side, x in (("a", own.a), ("b", own.b))}
         where = f"certificate.json: tasks, {told['name']}"
+        if files.digests:
+            tally.same(f"{where}, sha256", told["sha256"], digest(update))
         tally.same(f"{where}, base", told["base"], folder.base)
         tally.same(f"{where}, adapted", told["adapted"], len(units))
         tally.same(f"{where}, parameters", told["parameters"], sum(unit.a.size + unit.b.size for unit in units))

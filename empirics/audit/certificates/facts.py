@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 
@@ -17,6 +18,7 @@ _LEAST = 7
 _DIMENSION = 32
 # Rounding of a product of axes, and of scores that two rules share.
 _TOLERANCE = 1e-9
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def check_certificate(files: CertificateFiles) -> Check:
@@ -35,6 +37,7 @@ def check_certificate(files: CertificateFiles) -> Check:
         for part in PARTS:
             tally.same(f"{where}: tasks, {task['name']}, {part}", task[part], int((files.task[files.of(part)] == k).sum()))
         tally.true(f"{where}: tasks, {task['name']}, adapted", task["adapted"] > 0 and task["parameters"] > 0, "is no adapter")
+    _digests(tally, files)
     for name, rule in files.rules.items():
         tally.same(f"{where}: {name}, tasks", [unit["name"] for unit in rule["tasks"]], files.names)
         tally.same(f"{where}: {name}, overall", rule["overall"]["name"], "overall")
@@ -43,6 +46,22 @@ def check_certificate(files: CertificateFiles) -> Check:
     tally.skip("versions and machine: nothing on file says them twice")
     tally.skip("that rule and settings were chosen before the samples were seen, and the adapters not trained on these: no file tells")
     return tally.check()
+
+
+def _digests(tally: Tally, files: CertificateFiles) -> None:
+    """That all are noted; the encoder's may be missing, if its weights were gone when certify was given it."""
+    about, where = files.about, "certificate.json"
+    if not files.digests:
+        tally.skip("which adapters, encoder and samples were certified, of which a certificate of schema 1 notes no digests: certify again")
+        return
+    noted = {f"{where}: tasks, {task['name']}, sha256": task["sha256"] for task in about["tasks"]}
+    noted[f"{where}: sha256.samples"] = about["sha256"]["samples"]
+    if about["sha256"]["encoder"] is None:
+        tally.skip("which encoder was certified: its weights had been rounded before, and no digest is noted")
+    else:
+        noted[f"{where}: sha256.encoder"] = about["sha256"]["encoder"]
+    for name, value in noted.items():
+        tally.true(name, isinstance(value, str) and bool(_SHA256.fullmatch(value)), f"is {value!r}, which is no SHA-256")
 
 
 def _sizes(tally: Tally, files: CertificateFiles, rule: str) -> None:

@@ -43,6 +43,11 @@ class CertificateFiles:
         return self.about["settings"]
 
     @property
+    def digests(self) -> bool:
+        """Whether SHA-256 of adapters, encoder and samples are noted, as they are since schema 2."""
+        return self.about["schema_version"] > 1
+
+    @property
     def names(self) -> list[str]:
         """Names of the tasks, in the order of their numbers."""
         return [task["name"] for task in self.about["tasks"]]

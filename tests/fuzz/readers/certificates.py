@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import warnings
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 from mutator import Files
 from safetensors.numpy import save
 from target import Target
 
-from empirics.config import CertifyConfig
+from empirics.config import BackboneConfig, CertifyConfig
 from empirics.routing.certificate import SCHEMA, statement
 from empirics.routing.router import load_router
+from empirics.runs.origin import weights_digest
 
 _TENSORS = {
     "means": np.arange(6.0).reshape(3, 2),
@@ -26,6 +29,7 @@ _TENSORS = {
     "projection_mean": np.zeros((1, 4)),
     "projection_axes": np.eye(4)[None, :2],
 }
+_ENCODER = torch.nn.Linear(1, 1).requires_grad_(False)
 
 
 @cache
@@ -38,6 +42,7 @@ def _certificate() -> dict[str, Any]:
     task = {
         "name": "a",
         "folder": "adapters/a",
+        "sha256": "0" * 64,
         "base": None,
         "adapted": 1,
         "parameters": 10,
@@ -61,6 +66,7 @@ def _certificate() -> dict[str, Any]:
         "confidence": 0.95,
         "rules": [rule],
         "tasks": [task, {**task, "name": "b", "folder": "adapters/b"}],
+        "sha256": {"encoder": weights_digest(_ENCODER), "samples": "0" * 64},
         "notes": [],
         "settings": CertifyConfig().model_dump(mode="json"),
         "environment": {},
@@ -87,7 +93,12 @@ def _structured(draw: st.DrawFn) -> Files:
 
 def _read(folder: Path) -> object:
     # The frozen rule needs an encoder only to embed.
-    router = load_router(folder, backbone=cast(Any, SimpleNamespace(dimension=4)))
+    with warnings.catch_warnings():
+        # Of digests that are null.
+        warnings.simplefilter("ignore", UserWarning)
+        router = load_router(
+            folder, backbone=cast(Any, SimpleNamespace(dimension=4, model=_ENCODER, modality="text", config=BackboneConfig()))
+        )
     x = np.zeros((2, 1, 4))
     z = np.stack([projection(x[:, s]) for s, projection in enumerate(router.projections)], axis=1)
     return router.rule.task_scores(router.rule.scores(z))
