@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from empirics.files.record import read_parquet
+from empirics.runs.run_folder import need_unchanged
 from theory.errors import InputError
 
 SAMPLES = "samples.parquet"
@@ -37,11 +38,13 @@ def read_scores(
     Raises
     ------
     InputError
-        If the file is missing or damaged, or the folder was not certified under the rule.
+        If the file is missing, damaged or not that of the manifest, or the folder was not certified under the rule.
     """
     path = certified / SAMPLES
     if not path.is_file():
         raise InputError(str(path), "is missing; give a folder that certify --out has written")
+    # What is calibrated on them is called certified.
+    need_unchanged(certified, [SAMPLES], "put that one back, or certify again")
     frame, start = read_parquet(path), score_column(rule, "")
     known = [column.removeprefix(start) for column in frame if column.startswith(start)]
     if not known:

@@ -199,6 +199,9 @@ def test_folders_that_cannot_be_served_are_refused(certified, finished, bert, tm
     shutil.copytree(certified, tmp_path / "certified")
     frame = pd.read_parquet(certified / "samples.parquet")
     frame.drop(columns="ratio:score:late").to_parquet(tmp_path / "certified" / "samples.parquet")
+    with pytest.raises(InputError, match=r"samples\.parquet: is changed since the folder was finished .*certify again"):
+        load_served(tmp_path / "certified", backbone=bert)
+    (tmp_path / "certified" / "manifest.json").unlink()
     with pytest.raises(InputError, match=r"samples\.parquet.*lacks the column ratio:score:late"):
         load_served(tmp_path / "certified", backbone=bert)
     shutil.copytree(finished[0], tmp_path / "run")
