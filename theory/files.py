@@ -176,8 +176,8 @@ def read_rule(path: Path | str, kind: RuleKind = "max", *, shared: bool = False)
         As for `read_signatures`; the background under names that begin with `background_`.
     kind : {"max", "mixture", "angular"}
     shared : bool
-        Refuse what lies in several embedding spaces by the file's own word: a background for each, or more than one projection. Queries
-        in one shared space have no scores under such a rule.
+        Refuse what lies in several embedding spaces by the file's own word: `spaces`, a background for each, or more than one projection.
+        Queries in one shared space have no scores under such a rule.
 
     Raises
     ------
@@ -187,7 +187,8 @@ def read_rule(path: Path | str, kind: RuleKind = "max", *, shared: bool = False)
     arrays = read_arrays(path)
     signatures = _signatures(path, arrays)
     apart = any(name.startswith("background_") for name in arrays)
-    if shared and (apart or len(arrays.get("projection_mean", ())) > 1):
+    several = apart or len(arrays.get("projection_mean", ())) > 1 or not np.array_equal(arrays.get("spaces", 1), 1)
+    if shared and several:
         raise InputError(
             str(path),
             "holds signatures of several embedding spaces, which no query follows in a shared one; give a query law (--queries)",

@@ -149,7 +149,10 @@ def check_signatures(files: RunFiles) -> Check:
         tensors, where = files.signatures(key), f"signatures/{key}.safetensors"
         task, counts = tensors["task"], tensors["counts"]
         tally.same(f"run.json: signatures.{key}.components", told.get(key, {}).get("components"), np.bincount(task).tolist())
-        own = sum(x.nbytes for name, x in tensors.items() if not name.startswith("background_"))
+        if "spaces" in tensors:
+            arm, m = key.partition("-")[0], len(files.classes)
+            tally.same(f"{where}: spaces", int(tensors["spaces"]), {"frozen": 1, "both": 1 + m}.get(arm, m))
+        own = sum(x.nbytes for name, x in tensors.items() if not name.startswith(("background_", "spaces")))
         tally.same(f"run.json: signatures.{key}.bytes", told.get(key, {}).get("bytes"), own)
         check_gaussians(tally, where, tensors)
         if files.by_class:

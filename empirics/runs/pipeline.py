@@ -230,7 +230,7 @@ def _fit_arm(
     dimension = z.shape[2]
     key, test, query = f"{arm}-{dimension}", stream.where("test"), stream.where("query")
     rule = _fit_rule(stream, training_parts(stream, config.signature, config.seed), z, arm, config)
-    _save_rule(folder / "signatures" / f"{key}.safetensors", rule)
+    _save_rule(folder / "signatures" / f"{key}.safetensors", rule, z.shape[1])
     parts = {"query": query, "test": test}
     columns = {part: _retrieval_columns(key, rule, z[chosen], stream, chosen, heads, config) for part, chosen in parts.items()}
     choices: dict[str, Any] = {}
@@ -360,8 +360,9 @@ def _retrieval_columns(
     return columns | {f"{key}:energy:{name}": per_task[:, k] for k, name in enumerate(signatures.names)}
 
 
-def _save_rule(path: Path, rule: Rule) -> None:
-    write_tensors(path, rule_tensors(rule.signatures, rule.background))
+def _save_rule(path: Path, rule: Rule, spaces: int) -> None:
+    # Whoever reads the signatures alone must not take them for those of one space.
+    write_tensors(path, {**rule_tensors(rule.signatures, rule.background), "spaces": np.array(spaces)})
 
 
 def _save_projections(path: Path, projections: Sequence[Projection]) -> None:

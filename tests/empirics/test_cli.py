@@ -152,14 +152,15 @@ def test_bounds_are_of_the_rule_that_the_file_holds(arrays, tmp_path, bound):
     [
         {"background_means": np.zeros((3, 3)), "background_covariances": np.stack([np.eye(3)] * 3)},
         {"projection_mean": np.zeros((3, 8)), "projection_axes": np.zeros((3, 3, 8))},
+        {"spaces": np.array(3)},
     ],
-    ids=["background", "projections"],
+    ids=["background", "projections", "spaces"],
 )
 def test_signatures_of_several_spaces_are_not_taken_for_the_law_of_queries(beside, arrays, tmp_path, bound):
     np.savez(tmp_path / "s.npz", **arrays, **beside)
     status, out, err = bound(tmp_path / "s.npz")
     assert (status, out) == (2, "") and "s.npz: holds signatures of several embedding spaces" in err
-    np.savez(tmp_path / "one.npz", **arrays, projection_mean=np.zeros((1, 8)))
+    np.savez(tmp_path / "one.npz", **arrays, projection_mean=np.zeros((1, 8)), spaces=np.array(1))
     status, out, _ = bound(tmp_path / "one.npz")
     assert status == 0 and "Of other queries they guarantee nothing" in " ".join(out.split())
 

@@ -102,6 +102,7 @@ def _rule(folder: Path, key: str) -> Rule:
 @pytest.mark.parametrize(("arm", "spaces"), [("paper", 5), ("ratio", 5), ("frozen", 1), ("both", 6)])
 def test_energies_follow_from_the_stored_embeddings_and_signatures(runs, report, arm, spaces):
     rule, z = _rule(runs[0], f"{arm}-4"), read_tensors(runs[0] / "embeddings" / f"{arm}-4.safetensors")
+    assert read_tensors(runs[0] / "signatures" / f"{arm}-4.safetensors")["spaces"] == spaces
     for part, name in (("test", "predictions"), ("query", "calibration")):
         frame = pd.read_parquet(runs[0] / f"{name}.parquet")
         assert z[part].shape == (len(frame), spaces, 4) and z[part].dtype == np.float32
