@@ -144,12 +144,13 @@ def claim_folder(path: Path, settings: Any = None, *, resume: bool = False) -> N
         if there is not None and there != settings:
             differ = setting_differences(there, settings)
             raise InputError(str(path), f"holds another run, unfinished: {differ}; choose another folder with --out or remove this one")
+        finished = (path / MANIFEST).exists()
         if there is None and resume:
-            what = "is finished" if (path / MANIFEST).exists() or (path / "report.json").exists() else "holds no unfinished run"
+            what = "is finished" if finished or (path / "report.json").exists() else "holds no unfinished run"
             raise InputError(str(path), f"{what}: there is nothing to resume")
         if there is None and any(not _passing(p) for p in path.iterdir()):
             another = any((path / name).exists() for name in ("run.json", "report.json", MARKER))
-            what = "holds another run" if another else "is not empty"
+            what = "holds what is finished" if finished else "holds another run" if another else "is not empty"
             raise InputError(str(path), f"{what}; choose another folder with --out or remove this one")
         _need_writable(path)
         clear_folder(path)

@@ -39,6 +39,8 @@ _CLUSTERS = ("task", "mixture", "dp-mixture")
 _COVARIANCES = ("full", "ledoit-wolf", "oas", "diagonal", "low-rank")
 # Kinds of NumPy types of labels that are numbers.
 _NUMBERS = "biuf"
+# Shrinkage sums fourth powers.
+_LARGEST = 1e70
 
 
 @dataclass(frozen=True)
@@ -378,6 +380,8 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
 
     def _start(self, X: Float[np.ndarray, "n D"], y: np.ndarray) -> _Frame:
         check_classification_targets(y)
+        if (largest := np.abs(X).max()) > _LARGEST:
+            raise InputError("X", f"holds values up to {largest:.3g}, whose fourth powers overflow in covariances; scale it")
         projection: Projection | None = None
         if self.dimension is not None and self.dimension < X.shape[1]:
             projection = fit_projection(X, self.dimension)
@@ -437,8 +441,13 @@ class SignatureRetriever(ClassifierMixin, BaseEstimator):
         if self.signatures_ is None:
             return np.zeros((len(z), 1))
         rule = Rule(self.signatures_, kind=self.rule)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = rule.task_scores(rule.scores(z[:, None]))
+        if not np.isfinite(scores).all():
+            far = np.flatnonzero(~np.isfinite(scores).all(axis=1))[0]
+            raise InputError("X", f"row {far} lies so far from all signatures that energies overflow; is it scaled as in fit?")
         # Rule "mixture" counts equal weights where none are stored, as a density must.
-        return -(rule.task_scores(rule.scores(z[:, None])) + z.shape[1] * np.log(2 * np.pi)) / 2
+        return -(scores + z.shape[1] * np.log(2 * np.pi)) / 2
 
     def _tasks_of(self, y: np.ndarray) -> np.ndarray:
         unknown, lacking = np.setdiff1d(y, self.classes_), np.setdiff1d(self.classes_, y)

@@ -5,6 +5,7 @@ The certificate's samples were embedded under every adapter when they were certi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -106,6 +107,7 @@ def load_cascade(
     kind: Kind = "threshold",
     alpha: float = 0.05,
     confidence: float = 0.95,
+    folders: Mapping[str, Path | str] | None = None,
     backbone: Backbone | None = None,
 ) -> tuple[Cascade, tuple[str, ...]]:
     """What serves the folder's adapters in two stages.
@@ -114,6 +116,8 @@ def load_cascade(
     ----------
     certified, rule, kind, alpha, confidence
         As for `fit_pruning`.
+    folders : mapping from task to Path or str, optional
+        The adapters, where they have moved.
     backbone : Backbone, optional
         Loaded by the certificate's settings by default.
 
@@ -129,7 +133,7 @@ def load_cascade(
     """
     certified = Path(certified)
     pruning = _calibrated(certified, rule, kind, alpha, confidence)
-    full = load_router(certified, rule, backbone=backbone)
+    full = load_router(certified, rule, folders=folders, backbone=backbone)
     screen = load_router(certified, "frozen", backbone=full.backbone)
     return AdapterStages.of(full, screen).cascade(kind=kind, alpha=alpha, confidence=confidence).with_pruning(pruning), full.tasks
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ def load_served_cascade(
     confidence: float = 0.95,
     alpha: float | None = None,
     limits: Limits | None = None,
+    folders: Mapping[str, Path | str] | None = None,
     backbone: Backbone | None = None,
 ) -> ServedCascade:
     """Load a cascade from the folder of a run, or from one that was certified with all rules.
@@ -79,6 +80,8 @@ def load_served_cascade(
     alpha : float, optional
         Rate at which a set may miss the true task; that of the folder by default.
     limits : Limits, optional
+    folders : mapping from task to Path or str, optional
+        The adapters, where they have moved.
     backbone : Backbone, optional
 
     Raises
@@ -88,7 +91,7 @@ def load_served_cascade(
         held-out documents are too few for the loss.
     """
     folder = Path(folder)
-    router = load_router(folder, rule, backbone=backbone)
+    router = load_router(folder, rule, folders=folders, backbone=backbone)
     screen = load_router(folder, "frozen", backbone=router.backbone)
     stages = AdapterStages.of(router, screen)
     (first, task, level), (full, _, _) = (held_out(folder, of) for of in (screen, router))

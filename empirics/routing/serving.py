@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,6 +193,7 @@ def load_served(
     *,
     alpha: float | None = None,
     limits: Limits | None = None,
+    folders: Mapping[str, Path | str] | None = None,
     backbone: Backbone | None = None,
 ) -> Served:
     """Load what a service needs from the folder of a run, or from one that `proteus-bounds certify` wrote.
@@ -206,6 +207,8 @@ def load_served(
     alpha : float, optional
         Rate at which a set may miss the true task, fixed before any is seen; that of the folder by default.
     limits : Limits, optional
+    folders : mapping from task to Path or str, optional
+        The adapters, where they have moved.
     backbone : Backbone, optional
         Loaded by the folder's settings by default.
 
@@ -215,7 +218,7 @@ def load_served(
         For a folder, rule, adapter or level that cannot be used.
     """
     folder = Path(folder)
-    router = load_router(folder, rule, backbone=backbone)
+    router = load_router(folder, rule, folders=folders, backbone=backbone)
     scores, task, level = held_out(folder, router)
     sets = RetrievalSets.calibrate(scores, task, level if alpha is None else alpha)
     tasks, overall, statement = certified(folder, router)

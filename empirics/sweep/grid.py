@@ -120,6 +120,8 @@ def read_grid(path: Path) -> tuple[Cell, ...]:
         For a file that cannot be read or is no grid; for an unknown preset or setting or a value out of range, naming the cell.
     """
     table = read_table(path)
+    if not table:
+        raise InputError(str(path), "is empty; name a preset, settings, or a product of them")
     try:
         grid = Grid.model_validate(table)
     except ValidationError as error:

@@ -39,7 +39,13 @@ def test_claim_makes_the_folder_and_takes_an_empty_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "what"), [("run.json", "holds another run"), ("report.json", "holds another run"), (".hidden", "is not empty")]
+    ("name", "what"),
+    [
+        ("run.json", "holds another run"),
+        ("report.json", "holds another run"),
+        ("manifest.json", "holds what is finished"),
+        (".hidden", "is not empty"),
+    ],
 )
 def test_claim_refuses_a_folder_that_holds_something(tmp_path, name, what):
     (tmp_path / name).write_text("x", "utf-8")
@@ -66,7 +72,7 @@ def test_an_unfinished_folder_is_claimed_again_for_the_same_settings_only(tmp_pa
         claim_folder(tmp_path, other)
     finish_folder(tmp_path)
     assert check_manifest(tmp_path) == [] and not (tmp_path / "unfinished.json").exists()
-    with pytest.raises(InputError, match="holds another run"):
+    with pytest.raises(InputError, match="holds what is finished"):
         claim_folder(tmp_path, SETTINGS)
 
 

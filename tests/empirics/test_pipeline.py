@@ -199,7 +199,7 @@ def test_no_leak_through_order_batch_or_company(runs, config):
 
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(runs, config):
     before = sorted((p, p.stat().st_mtime_ns) for p in runs[0].rglob("*"))
-    with pytest.raises(InputError, match="another run"):
+    with pytest.raises(InputError, match="holds what is finished"):
         run(config, runs[0], quiet=True)
     assert sorted((p, p.stat().st_mtime_ns) for p in runs[0].rglob("*")) == before
 

@@ -287,3 +287,16 @@ def test_it_works_in_a_pipeline_and_in_cross_validation():
     X, y = tasks(apart=4.0)
     model = make_pipeline(StandardScaler(), SignatureRetriever("dp-mixture", random_state=0))
     assert cross_val_score(model, X, y, cv=3).mean() > 0.8
+
+
+def test_what_is_out_of_range_has_no_posterior():
+    """Infinite energies of all tasks leave nothing to compare; their difference is NaN, and its least entry the first task."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 3)) + 4 * np.repeat(np.eye(3), 20, axis=0), np.repeat(["a", "b", "c"], 20)
+    retriever = SignatureRetriever().fit(X, y)
+    far = np.vstack([X[:2], np.full((1, 3), 1e200)])
+    for ask in (retriever.predict, retriever.predict_proba, retriever.log_likelihood):
+        with pytest.raises(InputError, match=r"X: row 2 .* overflow"):
+            ask(far)
+    with pytest.raises(InputError, match=r"X: holds values up to .*e\+9\d"):
+        SignatureRetriever().fit(X * 1e90, y)

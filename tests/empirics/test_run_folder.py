@@ -208,7 +208,7 @@ def test_how_to_go_on_is_what_the_folder_allows(folder):
     _unfinished(folder)
     assert "name of another folder" in plain(_again(folder))
     config = read_json(folder / "run.json")["config"]
-    with pytest.raises(InputError, match="another run"):
+    with pytest.raises(InputError, match="choose another folder"):
         claim_folder(folder, config)
     write_json(folder / MARKER, config)
     assert "name of this folder goes on with the run" in plain(_again(folder))

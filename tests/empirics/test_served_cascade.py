@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import tiny
 from alphabets import ALPHABETS, certified_in, table
 from test_serving import finished  # noqa: F401
 
+from empirics.routing.certified_cascade import load_cascade
 from empirics.routing.served_cascade import load_served_cascade
 from empirics.routing.serving import Limits, load_served
 from theory import InputError
@@ -52,6 +55,21 @@ def test_its_limit_is_that_of_the_full_search_and_the_loss(certified):
     assert row.confidence == pytest.approx(full.guarantee.overall.confidence + 0.95 - 1)
     assert row.guarantee is (full.guarantee.overall.guarantee and row.value < 1) and served.guarantee.limits == {}
     assert full.guarantee.statement in served.guarantee.statement and f"{loss.value:.4g}" in served.guarantee.statement
+
+
+def test_adapters_that_have_moved_are_found_where_they_are_said_to_be(certified, tmp_path):
+    folder, bert = certified
+    told = json.loads((folder / "certificate.json").read_text())
+    for task in told["tasks"]:
+        shutil.copytree(task["folder"], tmp_path / task["name"])
+    moved = {task["name"]: str(tmp_path / task["name"]) for task in told["tasks"]}
+    inputs = table()["text"].tolist()[:20]
+    for load in (load_served, load_served_cascade):
+        want, got = (load(folder, "ratio", folders=f, backbone=bert).answer(inputs) for f in (None, moved))
+        assert [a.task for a in got] == [a.task for a in want]
+        with pytest.raises(InputError, match="nowhere"):
+            load(folder, "ratio", folders={**moved, next(iter(moved)): "nowhere"}, backbone=bert)
+    assert load_cascade(folder, "ratio", folders=moved, backbone=bert)[1] == tuple(moved)
 
 
 def test_two_that_may_fail_as_often_as_not_guarantee_nothing(certified):

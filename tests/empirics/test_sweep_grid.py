@@ -175,3 +175,9 @@ def test_what_trains_alike_stays_together_unless_a_worker_would_be_idle(grid, tm
 def test_orders_of_one_comparison_share_a_job(grid, tmp_path):
     cells = read_grid(grid(kind="compare", product={"order": [0, 1, 2], "seed": [0, 1]}))
     assert [[place.cell.order for place in group] for group in jobs_of(places(cells, tmp_path), 2)] == [[0, 1, 2]] * 2
+
+
+def test_an_empty_grid_starts_nothing(tmp_path):
+    (tmp_path / "empty.yaml").write_text("# product:\n")
+    with pytest.raises(InputError, match=r"empty\.yaml.*is empty; name a preset"):
+        read_grid(tmp_path / "empty.yaml")
