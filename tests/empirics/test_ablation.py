@@ -154,7 +154,7 @@ def test_rows_say_what_the_runs_say(done):
         assert set(r["guarantees"]) <= set(r["below_one"])
         assert r["law"] == overall["law"]["verdict"] and r["predicted"] == overall["law"]["predicted"]
         signatures = read_tensors(folder / r["run"] / "signatures" / f"{key}.safetensors")
-        assert r["signature_bytes"] == sum(x.nbytes for name, x in signatures.items() if not name.startswith("background"))
+        assert r["signature_bytes"] == sum(x.nbytes for name, x in signatures.items() if not name.startswith(("background", "spaces")))
     assert row(summary, "independent")["nonzero"] is None and 0 <= row(summary, "base")["nonzero"] <= 1
     assert row(summary, "task")["components"] == 3 and row(summary, "base")["components"] == 6
     assert row(summary, "2")["dimension"] == 2 and row(summary, "2")["changes"] == {"signature.dimension": 2}

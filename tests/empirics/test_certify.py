@@ -210,7 +210,7 @@ def test_folders_of_peft_are_certified_from_the_command_line(encoder, tmp_path, 
         return ended.value.code, capsys.readouterr()
 
     code, said = again("--out", tmp_path / "out")
-    assert code == 2 and "is not empty" in said.err and len(said.err.strip().splitlines()) == 1
+    assert code == 2 and "holds what is finished" in said.err and len(said.err.strip().splitlines()) == 1
     code, said = again("--confidence", 1.5)
     assert code == 2 and "confidence" in said.err
     code, said = again("--json")
