@@ -14,7 +14,8 @@ UPGRADE ?=
 EXTRAS ?=
 # Mutants that `make mutants` tries, by a pattern of their names: MUTANTS="theory.bound*"; all.
 MUTANTS ?=
-# A run that is altered in copies to test the audit; made, in a small setting, if it is missing.
+# A run that is altered in copies to test the audit; made, in a small setting, if it is missing. Remove one of an older commit: page and bits
+# are compared with those of the same commit only.
 AUDIT_RUN ?= runs/audit-seed0
 
 .PHONY: verify test kill-test audit-test fuzz stress test-gpu test-docs figures notebooks docs mutants types coverage bench lint lock sbom licences extras-test clean
