@@ -211,8 +211,8 @@ def _keeps_first(block: nn.Module, hidden: torch.Tensor, names: Sequence[str], w
     return got.dim() == 3 and bool((got[:, :1] - want).abs().max() <= 1e-10 * want.abs().max())
 
 
-def find_rounded(block: nn.Module, hidden: Float[torch.Tensor, "n t d"]) -> tuple[str, ...]:
-    """Paths of normalisations whose output enters linear maps, and nothing else.
+def find_rounded(blocks: nn.ModuleList, hidden: Float[torch.Tensor, "n t d"]) -> tuple[str, ...]:
+    """Paths within a list of blocks of normalisations whose output enters linear maps, and nothing else.
 
     Under autocast each of these maps rounds what it gets. Where nobody else reads it, it may be rounded once, as it is made, and no
     bit changes: so it is found, by rounding what enters the maps of a block in single precision, and then the output of one
@@ -220,27 +220,29 @@ def find_rounded(block: nn.Module, hidden: Float[torch.Tensor, "n t d"]) -> tupl
 
     Parameters
     ----------
-    block : torch.nn.Module
+    blocks : torch.nn.ModuleList
     hidden : (n, t, d) tensor
-        What the block may receive.
+        What the first block may receive.
     """
 
     def lowered(x: torch.Tensor) -> torch.Tensor:
         return x.to(torch.bfloat16).to(x.dtype)
 
-    block = copy.deepcopy(block)
-    found = []
-    for module in block.modules():
+    blocks = copy.deepcopy(blocks)
+    for module in blocks.modules():
         if isinstance(module, nn.Linear):
             module.register_forward_pre_hook(lambda _, args: tuple(map(lowered, args)))
+    found = []
     with torch.inference_mode():
-        want = run_block(block, hidden, None)
-        for name, module in block.named_modules():
-            if isinstance(module, nn.LayerNorm):
-                hook = module.register_forward_hook(lambda _, args, output: lowered(output))
-                if torch.equal(run_block(block, hidden, None), want):
-                    found.append(name)
-                hook.remove()
+        for j, block in enumerate(blocks):
+            want = run_block(block, hidden, None)
+            for name, module in block.named_modules():
+                if isinstance(module, nn.LayerNorm):
+                    hook = module.register_forward_hook(lambda _, args, output: lowered(output))
+                    if torch.equal(run_block(block, hidden, None), want):
+                        found.append(f"{j}.{name}")
+                    hook.remove()
+            hidden = want
     return tuple(found)
 
 

@@ -194,14 +194,10 @@ def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneC
     first = len(blocks) - config.adapted_layers
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
-    hidden, rounded = states, []
-    for j, block in enumerate(blocks):
-        if j == first:
-            entering = hidden
-        if _low_precision(config, device):
-            rounded += [f"{anatomy.layers}.{j}.{name}" for name in find_rounded(block, hidden)]
-        with torch.inference_mode():
-            hidden = run_block(block, hidden, None)
+    entering = states
+    with torch.inference_mode():
+        for block in blocks[:first]:
+            entering = run_block(block, entering, None)
     pooling = config.pooling or _default_pooling(model, "text" if processor is None else "image")
     pooled = output.last_hidden_state[:, 0]
     if pooling == "pooler":
@@ -213,6 +209,7 @@ def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneC
     if pooling != "mean":
         last = f"{anatomy.layers}.{len(blocks) - 1}"
         narrow = tuple(f"{last}.{name}" for name in find_narrow(blocks[-1], states))
+    rounded = tuple(f"{anatomy.layers}.{name}" for name in find_rounded(blocks, states)) if _low_precision(config, device) else ()
     if config.compile:
         _check_compiler(device)
     return Backbone(
@@ -225,7 +222,7 @@ def assemble(model: nn.Module, tokenizer: Any, processor: Any, config: BackboneC
         anatomy.layers,
         anatomy.final,
         narrow,
-        tuple(rounded),
+        rounded,
         pooling,
         int(entering.shape[-1]),
         None if processor is None else int(entering.shape[1]),

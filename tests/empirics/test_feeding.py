@@ -213,8 +213,8 @@ class Block(torch.nn.Module):
 
 def test_what_a_sum_reads_as_well_is_not_rounded():
     states = torch.randn(2, 17, 32, generator=torch.Generator().manual_seed(0))
-    assert find_rounded(Block(0.0), states) == ("norm1", "norm2")
-    assert find_rounded(Block(0.01), states) == ("norm1",)
+    blocks = torch.nn.ModuleList([Block(0.0), Block(0.01)])
+    assert find_rounded(blocks, states) == ("0.norm1", "0.norm2", "1.norm1")
 
 
 @pytest.mark.filterwarnings("ignore")
