@@ -20,8 +20,8 @@ ARMS = ("paper", "ratio", "frozen", "both")
 
 
 @dataclass(frozen=True)
-class RunFiles:
-    """A run folder; properties read a file when they are first asked for, and raise `theory.errors.InputError` if it cannot be.
+class Files:
+    """A folder whose files are read when they are first asked for; whoever asks gets `theory.errors.InputError` if one cannot be.
 
     Attributes
     ----------
@@ -29,6 +29,24 @@ class RunFiles:
     """
 
     folder: Path
+
+    @cached_property
+    def _tensors(self) -> dict[str, dict[str, np.ndarray]]:
+        return {}
+
+    def tensors(self, name: str) -> dict[str, np.ndarray]:
+        """A file of tensors, kept."""
+        if name not in self._tensors:
+            self._tensors[name] = read_tensors(self.folder / name)
+        return self._tensors[name]
+
+    def signatures(self, key: str) -> dict[str, np.ndarray]:
+        """Tensors of the signatures of a rule; in a run, of an arm and dimension."""
+        return self.tensors(f"signatures/{key}.safetensors")
+
+
+class RunFiles(Files):
+    """A run folder."""
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -99,20 +117,6 @@ class RunFiles:
     def keys(self) -> list[str]:
         """Arms and dimensions for which there are signatures, such as ``both-32``."""
         return sorted(path.stem for path in (self.folder / "signatures").glob("*.safetensors"))
-
-    @cached_property
-    def _tensors(self) -> dict[str, dict[str, np.ndarray]]:
-        return {}
-
-    def tensors(self, name: str) -> dict[str, np.ndarray]:
-        """A file of tensors, kept."""
-        if name not in self._tensors:
-            self._tensors[name] = read_tensors(self.folder / name)
-        return self._tensors[name]
-
-    def signatures(self, key: str) -> dict[str, np.ndarray]:
-        """Tensors of the signatures of an arm and dimension."""
-        return self.tensors(f"signatures/{key}.safetensors")
 
     def embeddings(self, arm: str) -> dict[str, np.ndarray]:
         """Embeddings that an arm scored in the dimension of the bounds."""

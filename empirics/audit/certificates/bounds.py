@@ -38,7 +38,7 @@ def check_bounds(files: CertificateFiles) -> Check:
         TOLERANCE,
     )
     for rule in files.rules:
-        spaces, d = files.tensors(rule)["projection_axes"].shape[:2]
+        spaces, d = files.signatures(rule)["projection_axes"].shape[:2]
         fitted = spaces * d <= _LARGEST
         for _, unit in files.units(rule):
             where = f"certificate.json: {rule}, {unit['name']}"
@@ -65,7 +65,7 @@ def _rule(tally: Tally, files: CertificateFiles, rule: str) -> None:
             check_flags(tally, f"{where}, {rung}", row)
             check_rung(tally, f"{where}, {rung}", row, measured, unit["law"], verdict, exchangeable=True)
             tally.same(f"{where}, {rung}: level", row["level"], level[rung])
-            _binding(tally, f"{where}, {rung}: binding", row["binding"], files.tensors(rule)["task"], k)
+            _binding(tally, f"{where}, {rung}: binding", row["binding"], files.signatures(rule)["task"], k)
         for rung in _UNSET:
             tally.near(f"{where}, {rung}: log_value", rungs[rung]["log_value"], 0.0)
     _overall(tally, files, rule, np.bincount(files.task[test]) / test.size)

@@ -80,7 +80,7 @@ def check_dealing(files: CertificateFiles, samples: pd.DataFrame) -> tuple[Check
     if files.by_class:
         fitted = np.bincount(dealt.cluster[dealt.of("signature")])
         for rule in files.rules:
-            tally.same(lambda j, r=rule: f"signatures/{r}.safetensors: counts, entry {j}", files.tensors(rule)["counts"], fitted)
+            tally.same(lambda j, r=rule: f"signatures/{r}.safetensors: counts, entry {j}", files.signatures(rule)["counts"], fitted)
     # Those on adapters stand before them (`check_embedded`).
     told = files.about["notes"]
     tally.same("certificate.json: notes on samples", told[len(told) - len(dealt.notes) :], dealt.notes)
@@ -198,7 +198,7 @@ def check_embeddings(files: CertificateFiles, dealt: Dealt, thorough: bool) -> t
     x = _embedded(for_adapters(backbone, adapters), adapters, dealt, rows, config.seed)
     found = Embedded(dealt, rows, x, tolerance)
     for rule in files.rules:
-        scores = read_scores(files.tensors(rule), "max").tasks(found.projected(files, rule))
+        scores = read_scores(files.signatures(rule), "max").tasks(found.projected(files, rule))
         for k, name in enumerate(files.names):
             alike(tally, f"{SAMPLES}, {rule}:score:{name}", files.scores(rule)[rows, k], scores[:, k], rows)
         # Where two tasks score alike to what other batches move, either may be retrieved.

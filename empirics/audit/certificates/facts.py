@@ -66,7 +66,7 @@ def _digests(tally: Tally, files: CertificateFiles) -> None:
 
 def _sizes(tally: Tally, files: CertificateFiles, rule: str) -> None:
     """Dimensions, components and bytes of a rule."""
-    told, tensors, where = files.rules[rule], files.tensors(rule), f"certificate.json: {rule}"
+    told, tensors, where = files.rules[rule], files.signatures(rule), f"certificate.json: {rule}"
     projection, spaces = tensors["projection_axes"], 1 if rule == "frozen" else len(files.names)
     d, full = projection.shape[1:]
     tally.same(f"signatures/{rule}.safetensors: spaces", len(projection), spaces)
@@ -127,7 +127,7 @@ def check_signatures(files: CertificateFiles) -> Check:
         _TOLERANCE,
     )
     for rule in files.rules:
-        tensors, where = files.tensors(rule), f"signatures/{rule}.safetensors"
+        tensors, where = files.signatures(rule), f"signatures/{rule}.safetensors"
         check_gaussians(tally, where, tensors)
         tally.same(f"{where}: tasks", json.loads(read_metadata(files.folder / where).get("tasks", "null")), files.names)
         axes = tensors["projection_axes"]
@@ -136,7 +136,7 @@ def check_signatures(files: CertificateFiles) -> Check:
         tally.same(f"{where}: background", "background_means" in tensors, rule == "ratio")
         _components(tally, files, rule)
     if {"ratio", "paper"} <= files.rules.keys():
-        ratio, paper = files.tensors("ratio"), files.tensors("paper")
+        ratio, paper = files.signatures("ratio"), files.signatures("paper")
         shared = [name for name in paper if files.by_class or name.startswith("projection_")]
         for name in shared:
             tally.same(f"signatures/ratio.safetensors: {name}, which rule paper has, too", ratio.get(name), paper[name])
@@ -146,7 +146,7 @@ def check_signatures(files: CertificateFiles) -> Check:
 
 def _components(tally: Tally, files: CertificateFiles, rule: str) -> None:
     """Components of every task, and the samples that they were fitted to."""
-    tensors, where = files.tensors(rule), f"signatures/{rule}.safetensors"
+    tensors, where = files.signatures(rule), f"signatures/{rule}.safetensors"
     task, counts = tensors["task"], tensors["counts"]
     tally.same(f"{where}: tasks of the components", np.unique(task), np.arange(len(files.names)))
     for k, told in enumerate(files.about["tasks"]):

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from empirics.files.record import read_json, read_parquet, read_tensors
+from empirics.audit.opened import Files
+from empirics.files.record import read_json, read_parquet
 
 RULES = ("ratio", "paper", "frozen")
 PARTS = ("signature", "certificate", "measurement")
 SAMPLES = "samples.parquet"
 
 
-@dataclass(frozen=True)
-class CertificateFiles:
-    """A folder that `proteus-bounds certify` wrote; properties read a file when they are first asked for.
-
-    They raise `theory.errors.InputError` if it cannot be read.
-
-    Attributes
-    ----------
-    folder : Path
-    """
-
-    folder: Path
+class CertificateFiles(Files):
+    """A folder that `proteus-bounds certify` wrote."""
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -91,19 +80,9 @@ class CertificateFiles:
         number = {name: k for k, name in enumerate(self.names)}
         return np.array([number.get(name, -1) for name in self.samples[f"{rule}:retrieved"]], dtype=np.int64)
 
-    @cached_property
-    def _tensors(self) -> dict[str, dict[str, np.ndarray]]:
-        return {}
-
-    def tensors(self, rule: str) -> dict[str, np.ndarray]:
-        """`signatures/RULE.safetensors`."""
-        if rule not in self._tensors:
-            self._tensors[rule] = read_tensors(self.folder / "signatures" / f"{rule}.safetensors")
-        return self._tensors[rule]
-
     def projections(self, rule: str) -> list[tuple[np.ndarray, np.ndarray]]:
         """Mean and axes of the map into each space that a rule looks at."""
-        tensors = self.tensors(rule)
+        tensors = self.signatures(rule)
         return list(zip(tensors["projection_mean"], tensors["projection_axes"], strict=True))
 
     def units(self, rule: str) -> list[tuple[int | None, dict[str, Any]]]:

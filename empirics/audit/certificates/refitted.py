@@ -73,10 +73,10 @@ def check_fit(files: CertificateFiles, anew: Embedded) -> Check:
         if group is not None:
             for k, x in enumerate(seen):
                 mine = dealt.task[own] == k
-                _gaussians(tally, where, files.tensors(rule), "", x[mine], group[own][mine], settings)
+                _gaussians(tally, where, files.signatures(rule), "", x[mine], group[own][mine], settings)
         if rule == "ratio":
             for k, x in enumerate(seen):
-                _gaussians(tally, where, files.tensors(rule), "background_", x, np.full(len(x), k), settings)
+                _gaussians(tally, where, files.signatures(rule), "background_", x, np.full(len(x), k), settings)
     return tally.check()
 
 
@@ -133,7 +133,7 @@ def _law(tally: Tally, files: CertificateFiles, anew: Embedded, rule: str, toler
         )
         return
     law = QueryLaw("mixture", t["means"], t["covariances"], t["task"], t["cluster"], t["weights"])
-    scores = read_scores(files.tensors(rule), "max")
+    scores = read_scores(files.signatures(rule), "max")
     it = Recomputed(scores, law, pairs(scores, law))
     rng = generator(settings["seed"], "simulation", rule)
     rare, n = logsumexp(np.minimum(it.by_component["L3"][0], 0.0), b=law.weights) < RARE, settings["simulations"]
@@ -155,7 +155,7 @@ def _law(tally: Tally, files: CertificateFiles, anew: Embedded, rule: str, toler
             high = _nearest(unit["rungs"]["L6"]["log_value"], *drawn.count(mask), files.each)
         tally.near(f"{where}, L6: log_value", unit["rungs"]["L6"]["log_value"], high, tolerance)
         mine = {c: x for c, x in measured.items() if k is None or dealt.task[dealt.cluster == c][0] == k}
-        for field, value in law_tests(mine, distances, files.tensors(rule)["means"].shape[1]).items():
+        for field, value in law_tests(mine, distances, files.signatures(rule)["means"].shape[1]).items():
             told = unit["law"][field]
             tally.near(f"{where}, law.{field}", math.nan if told is None else told, value, tolerance)
 
